@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
     from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger
 
-__all__ = ["ClaudeBatchOperator", "ClaudeBatchResultsOperator", "ClaudeBatchSensor", "ClaudeBatchTrigger", "__version__"]
+__all__ = [
+    "ClaudeBatchOperator",
+    "ClaudeBatchResultsOperator",
+    "ClaudeBatchSensor",
+    "ClaudeBatchTrigger",
+    "__version__",
+]
 
 _HOMES = {
     "ClaudeBatchOperator": "operators",

@@ -1,0 +1,44 @@
+"""What the API said of one Message Batch, in the API's own words."""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+ProcessingStatus = Literal["in_progress", "canceling", "ended"]
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many requests of a batch stand where; all in `processing` until the whole batch has ended."""
+
+    processing: int = 0
+    succeeded: int = 0
+    errored: int = 0
+    canceled: int = 0
+    expired: int = 0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One Message Batch; what the API may add to it later is passed over."""
+
+    id: str
+    processing_status: str
+    request_counts: Counts
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None = None
+    cancel_initiated_at: datetime | None = None
+    archived_at: datetime | None = None
+    results_url: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.processing_status == "ended"
+
+
+_decoder = msgspec.json.Decoder(Batch)
+
+
+def decode(data: bytes) -> Batch:
+    """Read the API's JSON of one batch."""
+    return _decoder.decode(data)

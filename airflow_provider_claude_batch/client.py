@@ -1,0 +1,200 @@
+"""The Message Batches API over HTTP: the only place that touches the SDK."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any, Self
+
+import anthropic
+import httpx2
+import msgspec
+from anthropic.types.message_count_tokens_params import MessageCountTokensParams
+
+from airflow_provider_claude_batch import batch as batches
+from airflow_provider_claude_batch.batch import Batch
+from airflow_provider_claude_batch.errors import ApiRefused, ApiUnavailable, BatchGone, ClaudeBatchError, FateUnknown
+
+_BATCHES = "/v1/messages/batches"
+_CREATE_TIMEOUT = httpx2.Timeout(600.0, connect=10.0)
+_CALL_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+_SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "ramp_limit_exceeded"}
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_DOUBTFUL = {408, 409}
+
+
+class Client:
+    """Talk to the API with the credentials of one connection."""
+
+    def __init__(self, sdk: anthropic.Anthropic, conn_id: str) -> None:
+        self._sdk = sdk
+        self._conn_id = conn_id
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sdk.close()
+
+    def create(self, body: Iterable[bytes], length: int, betas: Iterable[str] = ()) -> Batch:
+        """Submit a batch once; an answer that never came is FateUnknown, never another try."""
+        headers = {"content-type": "application/json", "content-length": str(length), **_beta_header(betas)}
+        with _translated(self._conn_id, create=True):
+            response = self._sdk.post(
+                _BATCHES,
+                cast_to=httpx2.Response,
+                content=body,
+                options={"headers": headers, "max_retries": 0, "timeout": _CREATE_TIMEOUT},
+            )
+            return batches.decode(response.content)
+
+    def retrieve(self, batch_id: str) -> Batch:
+        """Ask how one batch stands."""
+        with _translated(self._conn_id, batch_id):
+            response = self._sdk.get(
+                f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
+            )
+            return batches.decode(response.content)
+
+    def cancel(self, batch_id: str) -> Batch:
+        """Ask the API to stop a batch; what was finished by then stays, and is paid."""
+        with _translated(self._conn_id, batch_id):
+            response = self._sdk.post(
+                f"{_BATCHES}/{batch_id}/cancel", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
+            )
+            return batches.decode(response.content)
+
+    def results(self, batch_id: str) -> Iterator[bytes]:
+        """Stream the lines of a batch's results, in the order in which the API sends them."""
+        with _translated(self._conn_id, batch_id):
+            response: Any = self._sdk.get(
+                f"{_BATCHES}/{batch_id}/results",
+                cast_to=httpx2.Response,
+                options={"timeout": _CALL_TIMEOUT, "headers": {"accept": "application/x-jsonl"}},
+                stream=True,
+                stream_cls=anthropic.Stream[Any],
+            )
+            with closing(response):
+                yield from _lines(response.iter_bytes())
+
+    def count_tokens(self, params: Mapping[str, Any], betas: Iterable[str] = ()) -> int:
+        """Count the input tokens of one request, free of charge; the API checks its model and shape on the way."""
+        countable = MessageCountTokensParams.__annotations__.keys() & params.keys()
+        with _translated(self._conn_id):
+            response = self._sdk.post(
+                "/v1/messages/count_tokens",
+                cast_to=httpx2.Response,
+                body={key: params[key] for key in countable},
+                options={"headers": _beta_header(betas), "timeout": _CALL_TIMEOUT},
+            )
+            return int(msgspec.json.decode(response.content)["input_tokens"])
+
+
+class AsyncClient:
+    """What a trigger asks, without blocking its event loop."""
+
+    def __init__(self, sdk: anthropic.AsyncAnthropic, conn_id: str) -> None:
+        self._sdk = sdk
+        self._conn_id = conn_id
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._sdk.close()
+
+    async def retrieve(self, batch_id: str) -> Batch:
+        """Ask how one batch stands."""
+        with _translated(self._conn_id, batch_id):
+            response = await self._sdk.get(
+                f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
+            )
+            return batches.decode(response.content)
+
+    async def cancel(self, batch_id: str) -> Batch:
+        """Ask the API to stop a batch; what was finished by then stays, and is paid."""
+        with _translated(self._conn_id, batch_id):
+            response = await self._sdk.post(
+                f"{_BATCHES}/{batch_id}/cancel", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
+            )
+            return batches.decode(response.content)
+
+
+def _beta_header(betas: Iterable[str]) -> dict[str, str]:
+    names = ",".join(betas)
+    return {"anthropic-beta": names} if names else {}
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Split on line feeds alone: the texts inside may hold other line separators."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, lines)
+    if rest:
+        yield rest
+
+
+@contextmanager
+def _translated(conn_id: str, batch_id: str | None = None, *, create: bool = False) -> Iterator[None]:
+    """Turn the SDK's errors into ours."""
+    try:
+        yield
+    except anthropic.APIStatusError as error:
+        raise _status_error(error, conn_id, batch_id, create=create) from None
+    except (anthropic.APIConnectionError, httpx2.TransportError) as error:
+        raise _connection_error(error, create=create) from None
+    except (msgspec.DecodeError, anthropic.AnthropicError) as error:
+        cls = FateUnknown if create else ApiUnavailable
+        raise cls(f"The API's answer could not be read ({type(error).__name__}).") from None
+
+
+def _connection_error(error: Exception, *, create: bool) -> ClaudeBatchError:
+    cause = error.__cause__ or error
+    reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    if create and not isinstance(cause, _NEVER_SENT):
+        return FateUnknown(f"The batch was sent, and the answer never came ({reason}).")
+    return ApiUnavailable(f"The API cannot be reached ({reason}).")
+
+
+def _status_error(
+    error: anthropic.APIStatusError, conn_id: str, batch_id: str | None, *, create: bool
+) -> ClaudeBatchError:
+    status, said = error.status_code, _said(error)
+    if create and (status >= 500 or status in _DOUBTFUL):
+        return FateUnknown(f"The batch was sent, and the API answered {status}: {said}.")
+    if status == 404 and batch_id:
+        return BatchGone(
+            f"The API does not know batch {batch_id}, or has no results of it: {said}.",
+            status=status,
+            error_type=error.type,
+        )
+    if not _is_about_money(error) and (status >= 500 or status in _DOUBTFUL or status == 429):
+        return ApiUnavailable(f"The API answered {status}: {said}.", retry_after=_retry_after(error))
+    return ApiRefused(_refusal(error, conn_id), status=status, error_type=error.type)
+
+
+def _refusal(error: anthropic.APIStatusError, conn_id: str) -> str:
+    status, said = error.status_code, _said(error)
+    if _is_about_money(error):
+        return f"The API refused to spend more: {said}. Raise the limit or settle the bill, then clear this task."
+    if status == 401:
+        return f"The API does not accept the key of connection {conn_id!r}: {said}. Put a valid key into its password."
+    if status == 404 and said.startswith("model:"):
+        model = said.removeprefix("model:").strip()
+        return f"There is no model {model!r} for connection {conn_id!r}: correct the model in defaults or params."
+    return f"The API refused ({status}): {said}."
+
+
+def _said(error: anthropic.APIStatusError) -> str:
+    return (error.api_message or f"HTTP {error.status_code}").rstrip(".")
+
+
+def _is_about_money(error: anthropic.APIStatusError) -> bool:
+    said = error.api_message or ""
+    return error.status_code == 402 or error.error_code in _SPEND_CODES or "API usage limits" in said
+
+
+def _retry_after(error: anthropic.APIStatusError) -> float | None:
+    try:
+        return float(error.response.headers["retry-after"])
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,70 @@
+"""Connections: from an Airflow connection id to a client of the API, or to a writer of a warehouse."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowException, BaseHook, conf
+
+from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.writers import Writer, open_writer
+
+if TYPE_CHECKING:
+    from airflow_provider_claude_batch.client import AsyncClient, Client
+
+DEFAULT_CONN_ID = "anthropic_default"
+_PLATFORMS = ("anthropic", "aws")
+
+
+def open_client(conn_id: str) -> "Client":
+    """Build a client with the credentials of a connection."""
+    from airflow_provider_claude_batch.client import Client
+
+    return Client(_hook(conn_id).get_conn(), conn_id)
+
+
+async def open_async_client(conn_id: str) -> "AsyncClient":
+    """Build a client for an event loop; the SDK is imported beside the loop, for that takes seconds."""
+    hook, client = await asyncio.to_thread(_async_parts, conn_id)
+    return client(await hook.get_async_conn(), conn_id)
+
+
+def open_warehouse(conn_id: str, table: str) -> Writer:
+    """Return the writer of a table for a connection."""
+    connection = _connection(conn_id, "warehouse_conn_id")
+    try:
+        hook = connection.get_hook()
+    except (AirflowException, ImportError) as error:
+        raise Misconfigured(
+            f"No provider for connections of type {connection.conn_type!r} is installed ({error})."
+        ) from None
+    return open_writer(connection.conn_type, hook, table)
+
+
+def deployment() -> str:
+    """Name this Airflow among others that share an Anthropic workspace."""
+    return str(conf.get("claude_batch", "deployment", fallback="") or conf.get("api", "base_url", fallback=""))
+
+
+def _async_parts(conn_id: str) -> tuple[Any, "type[AsyncClient]"]:
+    from airflow_provider_claude_batch.client import AsyncClient
+
+    return _hook(conn_id), AsyncClient
+
+
+def _hook(conn_id: str) -> Any:
+    from airflow.providers.anthropic.hooks.anthropic import AnthropicHook
+
+    _connection(conn_id, "conn_id")
+    hook = AnthropicHook(conn_id)
+    if hook.platform not in _PLATFORMS:
+        raise Misconfigured(
+            f"Connection {conn_id!r} is for {hook.platform}, which has no Message Batches: use anthropic or aws."
+        )
+    return hook
+
+
+def _connection(conn_id: str, argument: str) -> Any:
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowException:
+        raise Misconfigured(f"There is no connection {conn_id!r}: create it, or name another in {argument}.") from None

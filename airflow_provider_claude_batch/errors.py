@@ -1,0 +1,93 @@
+"""Every exception that this package raises.
+
+ClaudeBatchError
+├── Misconfigured         a connection, a table or an argument cannot work as given
+├── InvalidRequests       requests that the API would refuse, found before anything was sent
+├── GuardExceeded         max_requests or max_cost_usd said stop
+├── ApiRefused            the API said no, and would say no again
+│   └── BatchGone         a batch, or its results, that the API no longer has
+├── ApiUnavailable        the API did not answer, or asked to come back later
+│   └── FateUnknown       a create was sent and its answer never came
+├── WaitTimeout           a batch did not end before the deadline
+├── TooManyErrors         everything is written, and more failed than max_error_rate allows
+├── IncompleteResults     everything is written, and requests are missing from the results
+└── WarehouseUnavailable  the warehouse cannot be reached, or is busy
+
+`retryable` says whether another try of the same task can go better.
+"""
+
+from collections.abc import Sequence
+
+
+class ClaudeBatchError(Exception):
+    """The root of everything that this package raises on purpose."""
+
+    retryable = False
+
+
+class Misconfigured(ClaudeBatchError):
+    """A connection, a table or an argument cannot work as given."""
+
+
+class InvalidRequests(ClaudeBatchError):
+    """Requests that the API would refuse, found before anything was sent."""
+
+    def __init__(self, offences: Sequence[str], total: int) -> None:
+        self.offences, self.total = tuple(offences), total
+        more = f"; and {total - len(offences):,} more" if total > len(offences) else ""
+        super().__init__(f"{total:,} of the requests cannot be sent, so none was: {'; '.join(offences)}{more}.")
+
+
+class GuardExceeded(ClaudeBatchError):
+    """A limit that the Dag's author set was exceeded before anything was sent."""
+
+    def __init__(self, guard: str, limit: str, actual: str) -> None:
+        super().__init__(f"Nothing was sent: {guard} allows {limit}, and this submission has {actual}.")
+
+
+class ApiRefused(ClaudeBatchError):
+    """The API said no, and would say no again."""
+
+    def __init__(self, message: str, *, status: int | None = None, error_type: str | None = None) -> None:
+        self.status, self.error_type = status, error_type
+        super().__init__(message)
+
+
+class BatchGone(ApiRefused):
+    """A batch, or its results, that the API no longer has."""
+
+
+class ApiUnavailable(ClaudeBatchError):
+    """The API did not answer, or asked to come back later."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class FateUnknown(ApiUnavailable):
+    """A create was sent and its answer never came: a paid batch may be running."""
+
+    retryable = False
+
+
+class WaitTimeout(ClaudeBatchError):
+    """A batch did not end before the deadline."""
+
+    retryable = True
+
+
+class TooManyErrors(ClaudeBatchError):
+    """Everything is written, and more requests failed than max_error_rate allows."""
+
+
+class IncompleteResults(ClaudeBatchError):
+    """Everything is written, and the results do not speak of every request."""
+
+
+class WarehouseUnavailable(ClaudeBatchError):
+    """The warehouse cannot be reached, or is busy."""
+
+    retryable = True

@@ -1,0 +1,158 @@
+"""Loading: results become rows, one for each request, in one transaction."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_provider_claude_batch import row as rows
+from airflow_provider_claude_batch.batch import Batch
+from airflow_provider_claude_batch.errors import ApiUnavailable, IncompleteResults, Misconfigured, TooManyErrors
+from airflow_provider_claude_batch.price import PriceList
+from airflow_provider_claude_batch.receipt import Part, Receipt
+from airflow_provider_claude_batch.row import Origin, Row
+from airflow_provider_claude_batch.tally import Tally
+from airflow_provider_claude_batch.writers import Writer
+
+if TYPE_CHECKING:
+    from airflow_provider_claude_batch.client import Client
+
+_RECONNECTS = 5
+
+log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Load the batches of receipts into one table."""
+
+    def __init__(self, client: "Client", prices: PriceList, loaded_at: datetime | None = None) -> None:
+        self._client = client
+        self._prices = prices
+        self._loaded_at = loaded_at or datetime.now(UTC)
+
+    def load(self, receipts: Sequence[Receipt], writer: Writer) -> list[tuple[Receipt, Tally]]:
+        """Replace the rows of all batches at once, and return what they add up to, receipt by receipt."""
+        batches = {part.id: self._ended(part) for receipt in receipts for part in receipt.batches}
+        receipts = [receipt.seen(batches) for receipt in receipts]
+        tallies = [Tally() for _ in receipts]
+        if batches:
+            pairs = zip(receipts, tallies, strict=True)
+            writer.replace(list(batches), (row for receipt, tally in pairs for row in self._rows(receipt, tally)))
+        return [(tally.fill(receipt), tally) for receipt, tally in zip(receipts, tallies, strict=True)]
+
+    def _ended(self, part: Part) -> Batch:
+        batch = self._client.retrieve(part.id)
+        if not batch.ended:
+            raise Misconfigured(
+                f"Batch {part.id} is still {batch.processing_status}: load what a sensor has waited for."
+            )
+        return batch
+
+    def _rows(self, receipt: Receipt, tally: Tally) -> Iterator[Row]:
+        for part in receipt.batches:
+            before = tally.rows
+            yield from tally.observe(self._batch_rows(receipt, part))
+            expected = part.requests if part.requests is not None else tally.rows - before
+            tally.miss(expected - (tally.rows - before))
+
+    def _batch_rows(self, receipt: Receipt, part: Part) -> Iterator[Row]:
+        """Give each request one row: a second line of the same request, or one of nobody's, is counted and left out."""
+        seen: set[str] = set()
+        duplicates = foreign = 0
+        for row, is_ours in self._read(receipt, part):
+            if not is_ours:
+                foreign += 1
+            elif row.custom_id in seen:
+                duplicates += 1
+            else:
+                seen.update(() if row.custom_id is None else (row.custom_id,))
+                yield row
+        if duplicates or foreign:
+            log.warning("Batch %s: %d second lines and %d foreign lines left out.", part.id, duplicates, foreign)
+
+    def _read(self, receipt: Receipt, part: Part) -> Iterator[tuple[Row, bool]]:
+        origin = None
+        for line in self._lines(part.id):
+            origin = origin or self._origin(receipt, part, line)
+            row = rows.of_line(line, origin, self._prices)
+            is_ours = part.mark is None or row.custom_id is None or row.request_hash is not None
+            yield row, is_ours
+
+    def _lines(self, batch_id: str) -> Iterator[bytes]:
+        """Stream the lines; a stream that breaks is taken up again, and lines that were there are passed over."""
+        seen: set[int] = set()
+        for attempt in range(_RECONNECTS + 1):
+            try:
+                for line in self._client.results(batch_id):
+                    if (key := hash(line)) not in seen:
+                        seen.add(key)
+                        yield line
+            except ApiUnavailable as error:
+                if attempt == _RECONNECTS:
+                    raise
+                log.warning(
+                    "The results of %s broke off after %d lines; taking them up again. %s", batch_id, len(seen), error
+                )
+                time.sleep(min(2.0**attempt, 30.0) / 4)
+            else:
+                return
+
+    def _origin(self, receipt: Receipt, part: Part, first_line: bytes) -> Origin:
+        mark = part.mark or rows.mark_of_line(first_line)
+        created_at = part.created_at or self._loaded_at
+        return Origin(
+            dag_id=receipt.dag_id,
+            run_id=receipt.run_id,
+            submit_task=receipt.submit_task,
+            map_index=receipt.map_index,
+            logical_date=receipt.logical_date,
+            submission=receipt.submission,
+            attempt=receipt.attempt,
+            batch_id=part.id,
+            mark=mark,
+            created_at=created_at,
+            submitted_at=receipt.submitted_at or created_at,
+            ended_at=part.ended_at,
+            loaded_at=self._loaded_at,
+        )
+
+
+def report(receipt: Receipt, tally: Tally) -> None:
+    """Say in the log what was loaded, what failed most, and what it cost."""
+    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(tally.counts.items())) or "nothing"
+    log.info("Loaded %s rows into %s: %s.", f"{tally.rows:,}", receipt.table, counts)
+    for problem, count in tally.problems.most_common():
+        log.warning("%s of the succeeded are not usable: %s.", f"{count:,}", problem)
+    for error, count in receipt.errors or ():
+        log.warning("%s times: %s", f"{count:,}", error)
+    log.info(
+        "Cost: $%.4f; live it would have been $%.4f: $%.4f saved.",
+        receipt.cost_usd,
+        receipt.live_cost_usd,
+        receipt.saved_usd,
+    )
+    if tally.unpriced:
+        log.warning("%s rows have no cost: the price of their model is not known.", f"{tally.unpriced:,}")
+
+
+def judge(tally: Tally, max_error_rate: float | None) -> None:
+    """Fail, now that everything is written, where requests are missing or too many failed."""
+    if missing := tally.counts["missing"]:
+        raise IncompleteResults(f"{missing:,} requests are in no line of the results; all others are written.")
+    if max_error_rate is not None and tally.error_rate > max_error_rate:
+        raise TooManyErrors(
+            f"{tally.failed:,} of {tally.requests:,} requests have no usable answer ({tally.error_rate:.1%}), "
+            f"and max_error_rate allows {max_error_rate:.1%}; all rows are written."
+        )
+
+
+def placed(receipt: Receipt, place: Receipt) -> Receipt:
+    """Say where rows belong that were submitted elsewhere, by a bare id."""
+    if receipt.dag_id is not None:
+        return receipt
+    return msgspec.structs.replace(
+        receipt, dag_id=place.dag_id, run_id=place.run_id, logical_date=place.logical_date, map_index=place.map_index
+    )

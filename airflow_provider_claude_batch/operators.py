@@ -1,0 +1,199 @@
+"""The operators: submit a batch, and load its results into a warehouse table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+
+from airflow_provider_claude_batch import connection, load, receipt, submit
+from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
+from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.note import Notebook
+from airflow_provider_claude_batch.price import PRICES
+from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.request import Defaults
+from airflow_provider_claude_batch.retry import Retry
+from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ClaudeBatchOperator(BaseOperator):
+    """Submit requests as Message Batches, at half the price of live calls, and return a receipt.
+
+    The task is skipped when there is nothing to send.
+
+    :param requests: the requests, each a dict with ``custom_id`` and ``params``: a list, or the output of an upstream
+        task, mapped or not. Never rendered: ``{{ }}`` in a prompt stays text.
+    :param defaults: what goes under the params of every request; ``betas`` in it becomes a header. (templated)
+    :param retry_of: the receipt of a load: only what can succeed on another try is submitted again.
+    :param conn_id: the connection of type ``anthropic``. (templated)
+    :param shard_size: the most requests in one batch, where the API's 100,000 are too many.
+    :param max_requests: fail before anything is sent if there are more requests than this.
+    :param max_cost_usd: fail before anything is sent if the estimate is higher than this.
+    """
+
+    template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "conn_id")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"defaults": "json"}
+    ui_color = "#f5e6dc"
+
+    def __init__(
+        self,
+        *,
+        requests: Any,
+        defaults: Mapping[str, Any] | None = None,
+        retry_of: Any = None,
+        conn_id: str = DEFAULT_CONN_ID,
+        shard_size: int | None = None,
+        max_requests: int | None = None,
+        max_cost_usd: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.requests = Unrendered.wrap(requests)
+        self.defaults = defaults
+        self.retry_of = Unrendered.wrap(retry_of)
+        self.conn_id = conn_id
+        self.shard_size = shard_size
+        self.max_requests = max_requests
+        self.max_cost_usd = max_cost_usd
+
+    @final_errors
+    def execute(self, context: "Context") -> Any:
+        """Submit, and return the receipt."""
+        lineage: Receipt = _own_receipt(context)
+        raw: Iterable[Any] = _flat(open_argument(self.requests, context))
+        if self.retry_of is not None:
+            lineage, raw = self._to_retry(context, raw)
+        with connection.open_client(self.conn_id) as client:
+            submitted = submit.submit(
+                self._order(context, lineage),
+                raw,
+                client,
+                Notebook.of(context),
+                lambda part: push(context, [part], many=False),
+            )
+        if submitted is None:
+            raise AirflowSkipException("There is nothing to send: no requests.")
+        return push(context, [submitted], many=False)
+
+    def _order(self, context: "Context", lineage: Receipt) -> submit.Order:
+        ti = context["ti"]
+        return submit.Order(
+            receipt=receipt.replace(lineage, conn_id=self.conn_id),
+            deployment=connection.deployment(),
+            task_instance=(ti.dag_id, ti.run_id, ti.task_id, _map_index(context)),
+            clear_number=getattr(context["dag_run"], "clear_number", 0) or 0,
+            prices=PRICES,
+            defaults=Defaults.of(self.defaults),
+            shard_size=self.shard_size,
+            max_requests=self.max_requests,
+            max_cost_usd=self.max_cost_usd,
+        )
+
+    def _to_retry(self, context: "Context", raw: Iterable[Any]) -> tuple[Receipt, Iterable[Any]]:
+        loaded = [one for one in receipt.read(open_argument(self.retry_of, context)) if one.batches]
+        retry = Retry.of(loaded, _read_back) if loaded else None
+        if retry is None:
+            raise AirflowSkipException(
+                "There is nothing to retry: every request has an answer that another try cannot better."
+            )
+        self.log.info(
+            "Attempt %d of submission %s: %d requests.",
+            retry.lineage.attempt,
+            retry.lineage.submission,
+            len(retry.used_tokens),
+        )
+        return retry.lineage, retry.select(raw, Defaults.of(self.defaults))
+
+
+class ClaudeBatchResultsOperator(BaseOperator):
+    """Write one row for each request of a batch to a warehouse table, and return the receipt with the sums.
+
+    Loading twice leaves the same rows. The table is created when it is missing.
+
+    :param batch: what to load: a receipt, a batch id, or a list of either. Never rendered inside.
+    :param warehouse_conn_id: the connection of the warehouse; its type decides how rows are written. (templated)
+    :param table: ``table``, ``schema.table`` or ``catalog.schema.table``. (templated)
+    :param conn_id: the connection of type ``anthropic``; by default the one that submitted. (templated)
+    :param max_error_rate: fail, after everything is written, when a larger share has no usable answer.
+    """
+
+    template_fields: Sequence[str] = ("batch", "warehouse_conn_id", "table", "conn_id")
+    ui_color = "#e6f0dc"
+
+    def __init__(
+        self,
+        *,
+        batch: Any,
+        warehouse_conn_id: str,
+        table: str,
+        conn_id: str | None = None,
+        max_error_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.batch = Unrendered.wrap(batch)
+        self.warehouse_conn_id = warehouse_conn_id
+        self.table = table
+        self.conn_id = conn_id
+        self.max_error_rate = max_error_rate
+
+    @final_errors
+    def execute(self, context: "Context") -> Any:
+        """Load, push the receipt, and only then judge it."""
+        value = open_argument(self.batch, context)
+        place = _own_receipt(context)
+        receipts = [
+            receipt.replace(load.placed(one, place), table=self.table, warehouse_conn_id=self.warehouse_conn_id)
+            for one in receipt.read(value)
+        ]
+        if not receipts:
+            raise AirflowSkipException("There is nothing to load: no batch was given.")
+        writer = connection.open_warehouse(self.warehouse_conn_id, self.table)
+        with connection.open_client(self.conn_id or receipts[0].conn_id or DEFAULT_CONN_ID) as client:
+            loaded = load.Loader(client, PRICES).load(receipts, writer)
+        pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
+        for one, tally in loaded:
+            load.report(one, tally)
+        for _, tally in loaded:
+            load.judge(tally, self.max_error_rate)
+        return pushed
+
+
+def _own_receipt(context: "Context") -> Receipt:
+    """Begin a lineage: this task instance's place among runs and tasks."""
+    ti, dag_run = context["ti"], context["dag_run"]
+    return Receipt(
+        submission="",
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        submit_task=ti.task_id,
+        map_index=_map_index(context),
+        logical_date=dag_run.logical_date,
+    )
+
+
+def _map_index(context: "Context") -> int:
+    index = getattr(context["ti"], "map_index", None)
+    return -1 if index is None else index
+
+
+def _flat(value: Any) -> list[Any]:
+    """Take a list of requests, or a mapped upstream's list of such lists."""
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        raise Misconfigured(f"requests= takes a list of dicts, and was given a {type(value).__name__}.")
+    return [
+        request
+        for item in value
+        for request in (item if isinstance(item, list | tuple) else [item] if item is not None else [])
+    ]
+
+
+def _read_back(loaded: Receipt) -> Iterable[tuple[str, str | None, int | None]]:
+    if not loaded.warehouse_conn_id or not loaded.table:
+        raise Misconfigured("retry_of= takes the receipt of a load: this one names no table.")
+    return connection.open_warehouse(loaded.warehouse_conn_id, loaded.table).retryable(loaded.batch_ids)

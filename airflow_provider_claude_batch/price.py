@@ -1,0 +1,98 @@
+"""Dollars for tokens: a dated price list, and what a message cost by batch and would have cost live."""
+
+import re
+from datetime import date
+from decimal import Decimal
+
+import msgspec
+
+from airflow_provider_claude_batch.result import Usage
+
+_PICO = Decimal("1e-12")
+_LIVE_MICRODOLLARS_PER_SEARCH = 10_000
+_DATE_SUFFIX = re.compile(r"-\d{8}$")
+
+
+class Price(msgspec.Struct, frozen=True):
+    """Dollars per million tokens outside batches, of one model from one day on, for prompts longer than `over`."""
+
+    model: str
+    input: str
+    output: str
+    cache_read: str
+    since: date = date.min
+    over: int = 0
+    geo_multiplier: bool = True
+
+    def picodollars(self, usage: Usage) -> int:
+        """What the usage costs live, in millionths of a millionth of a dollar, exactly."""
+        input_ = _per_token(self.input)
+        tokens = (
+            usage.input_tokens * input_
+            + usage.output_tokens * _per_token(self.output)
+            + usage.cache_write_5m_tokens * input_ * 5 // 4
+            + usage.cache_write_1h_tokens * input_ * 2
+            + usage.cache_read_tokens * _per_token(self.cache_read)
+        )
+        return tokens * 11 // 10 if self.geo_multiplier and usage.inference_geo == "us" else tokens
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a message cost in its batch, and what the same tokens cost live."""
+
+    cost_usd: Decimal
+    live_cost_usd: Decimal
+
+
+class PriceList:
+    """Prices by model, newest and longest-prompt first."""
+
+    def __init__(self, prices: tuple[Price, ...]) -> None:
+        self._by_model: dict[str, list[Price]] = {}
+        for price in sorted(prices, key=lambda p: (p.since, p.over), reverse=True):
+            self._by_model.setdefault(price.model, []).append(price)
+
+    def find(self, model: str, on: date, prompt_tokens: int = 0) -> Price | None:
+        """Return the price of a model on a day for a prompt of a length, or None where it is not known."""
+        prices = self._by_model.get(model) or self._by_model.get(_DATE_SUFFIX.sub("", model), [])
+        return next((p for p in prices if p.since <= on and (prompt_tokens > p.over or not p.over)), None)
+
+    def cost(self, model: str, usage: Usage, on: date) -> Cost | None:
+        """Price one message of a batch; None for an unknown model, never a guess."""
+        price = self.find(model, on, usage.prompt_tokens)
+        if price is None:
+            return None
+        live = price.picodollars(usage)
+        searches = usage.web_search_requests * _LIVE_MICRODOLLARS_PER_SEARCH * 10**6
+        return Cost((live // 2 + searches) * _PICO, (live + searches) * _PICO)
+
+
+def _per_token(dollars_per_million: str) -> int:
+    return int(Decimal(dollars_per_million) * 10**6)
+
+
+def _family(
+    models: tuple[str, ...], *, costs: tuple[str, str, str], since: date = date.min, geo: bool = True
+) -> list[Price]:
+    input_, output, cache_read = costs
+    return [Price(m, input_, output, cache_read, since, geo_multiplier=geo) for m in models]
+
+
+PRICES = PriceList(
+    (
+        *_family(("claude-fable-5-2", "claude-mythos-5-2"), costs=("8", "40", "0.20")),
+        *_family(("claude-fable-5-1", "claude-mythos-5-1"), costs=("10", "50", "0.25")),
+        *_family(("claude-fable-5", "claude-mythos-5"), costs=("10", "50", "1")),
+        *_family(("claude-opus-5-5",), costs=("4", "20", "0.20")),
+        *_family(("claude-opus-5", "claude-opus-4-8", "claude-opus-4-7", "claude-opus-4-6"), costs=("5", "25", "0.5")),
+        *_family(("claude-opus-4-5",), costs=("5", "25", "0.5"), geo=False),
+        *_family(("claude-sonnet-5-5",), costs=("2", "10", "0.20")),
+        *_family(("claude-sonnet-5-5",), costs=("2", "10", "0.10"), since=date(2026, 10, 7)),
+        *_family(("claude-sonnet-5",), costs=("2", "10", "0.2")),
+        *_family(("claude-sonnet-4-6",), costs=("3", "15", "0.3")),
+        *_family(("claude-sonnet-4-5",), costs=("3", "15", "0.3"), geo=False),
+        *_family(("claude-haiku-5-5",), costs=("0.10", "0.50", "0.01")),
+        Price("claude-haiku-5-5", "0.50", "2.50", "0.05", over=100_000),
+        *_family(("claude-haiku-4-5",), costs=("1", "5", "0.1"), geo=False),
+    )
+)

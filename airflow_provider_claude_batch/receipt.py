@@ -1,0 +1,139 @@
+"""Receipts: the small JSON that a step returns, the next step takes, and the page lists."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from airflow_provider_claude_batch.batch import Batch, Counts
+from airflow_provider_claude_batch.errors import Misconfigured
+
+XCOM_KEY = "claude_batch"
+INLINE_IDS = 500
+
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One batch of a submission: what was sent, and what the wait learned of it."""
+
+    id: str
+    requests: int | None = None
+    bytes: int | None = None
+    mark: str | None = None
+    counts: Counts | None = None
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
+    expires_at: datetime | None = None
+
+    def seen(self, batch: Batch) -> "Part":
+        """Add what the API said of the batch."""
+        return msgspec.structs.replace(
+            self,
+            counts=batch.request_counts,
+            created_at=batch.created_at,
+            ended_at=batch.ended_at,
+            expires_at=batch.expires_at,
+        )
+
+
+class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a submission may cost at most, and how that was found out."""
+
+    usd: float | None
+    input_tokens: int
+    max_output_tokens: int
+    basis: str
+
+
+class UsageTotal(msgspec.Struct, frozen=True):
+    """Tokens of all rows."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    cache_read_tokens: int = 0
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one step knows of a submission; every step adds to what it was given."""
+
+    submission: str
+    batches: tuple[Part, ...] = ()
+    dag_id: str | None = None
+    run_id: str | None = None
+    submit_task: str | None = None
+    map_index: int = -1
+    logical_date: datetime | None = None
+    attempt: int = 1
+    conn_id: str | None = None
+    requests: int = 0
+    models: tuple[str, ...] = ()
+    estimate_usd: float | None = None
+    submitted_at: datetime | None = None
+
+    table: str | None = None
+    warehouse_conn_id: str | None = None
+    rows: int | None = None
+    counts: dict[str, int] | None = None
+    problems: dict[str, int] | None = None
+    retryable: int | None = None
+    retry_ids: tuple[str, ...] | None = None
+    truncated_ids: dict[str, int] | None = None
+    usage: UsageTotal | None = None
+    cost_usd: float | None = None
+    live_cost_usd: float | None = None
+    saved_usd: float | None = None
+    cache_hit_rate: float | None = None
+    errors: tuple[tuple[str, int], ...] | None = None
+
+    @property
+    def batch_ids(self) -> tuple[str, ...]:
+        return tuple(part.id for part in self.batches)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write it as the JSON of an XCom, its version first."""
+        return {"v": 1, **as_json(self)}
+
+    def seen(self, batches: Mapping[str, Batch]) -> "Receipt":
+        """Add what the API said of the batches."""
+        parts = tuple(part.seen(batches[part.id]) if part.id in batches else part for part in self.batches)
+        return msgspec.structs.replace(self, batches=parts)
+
+
+replace = msgspec.structs.replace
+
+
+def as_json(record: Any) -> Any:
+    """Write a record as Airflow wants JSON: no tuples, no moments."""
+    return msgspec.json.decode(msgspec.json.encode(record))
+
+
+def read(value: Any) -> list[Receipt]:
+    """Take a receipt, a batch id, a list of either, or nothing at all."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [_of_id(value)]
+    if isinstance(value, Mapping):
+        return [_of_dict(value)]
+    if isinstance(value, Sequence):
+        return [receipt for item in value[:] for receipt in read(item)]
+    raise Misconfigured(
+        f"batch= takes a receipt, a batch id, or a list of either, and was given a {type(value).__name__}."
+    )
+
+
+def _of_id(batch_id: str) -> Receipt:
+    if not batch_id.startswith("msgbatch_"):
+        raise Misconfigured(f"{batch_id[:80]!r} is not the id of a Message Batch: these start with 'msgbatch_'.")
+    return Receipt(submission=batch_id, batches=(Part(batch_id),))
+
+
+def _of_dict(value: Mapping[str, Any]) -> Receipt:
+    if value.get("v") != 1:
+        raise Misconfigured(f"This is not a receipt of version 1, but a dict with the keys {sorted(value)[:10]}.")
+    try:
+        return msgspec.convert({k: v for k, v in value.items() if k != "v"}, Receipt)
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"This receipt cannot be read: {error}.") from None

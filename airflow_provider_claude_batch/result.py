@@ -1,0 +1,128 @@
+"""One line of a results file, as the API wrote it."""
+
+import json
+
+import msgspec
+from msgspec import Raw
+
+
+class CacheCreation(msgspec.Struct, frozen=True):
+    """Cache writes by lifetime."""
+
+    ephemeral_5m_input_tokens: int = 0
+    ephemeral_1h_input_tokens: int = 0
+
+
+class ServerToolUse(msgspec.Struct, frozen=True):
+    """Calls of server tools that are billed by the call."""
+
+    web_search_requests: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a message used; input_tokens counts neither cache writes nor cache reads."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
+    server_tool_use: ServerToolUse | None = None
+    service_tier: str | None = None
+    inference_geo: str | None = None
+
+    @property
+    def cache_write_1h_tokens(self) -> int:
+        return self.cache_creation.ephemeral_1h_input_tokens if self.cache_creation else 0
+
+    @property
+    def cache_write_5m_tokens(self) -> int:
+        """Writes whose lifetime is not broken down are the default ones, of five minutes."""
+        if self.cache_creation:
+            return self.cache_creation.ephemeral_5m_input_tokens
+        return self.cache_creation_input_tokens or 0
+
+    @property
+    def cache_read_tokens(self) -> int:
+        return self.cache_read_input_tokens or 0
+
+    @property
+    def web_search_requests(self) -> int:
+        return (self.server_tool_use and self.server_tool_use.web_search_requests) or 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.input_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens + self.cache_read_tokens
+
+
+class Message(msgspec.Struct, frozen=True):
+    """The envelope of an answer; its content stays as the API wrote it."""
+
+    id: str
+    model: str
+    content: Raw
+    usage: Usage
+    stop_reason: str | None = None
+    stop_details: Raw | None = None
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """Why a request failed."""
+
+    type: str = "unknown_error"
+    message: str = ""
+
+
+class ErrorEnvelope(msgspec.Struct, frozen=True):
+    """The API wraps a row's error in a whole error response."""
+
+    error: ApiError
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one request: `type` is succeeded, errored, canceled or expired, or a word still to come."""
+
+    type: str
+    message: Message | None = None
+    error: ErrorEnvelope | None = None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One line of a results file."""
+
+    custom_id: str
+    result: Outcome
+
+
+class TextBlock(msgspec.Struct, frozen=True):
+    """A block of an answer, as far as its text goes."""
+
+    type: str
+    text: str = ""
+
+
+_results = msgspec.json.Decoder(Result)
+_blocks = msgspec.json.Decoder(list[TextBlock])
+
+
+def decode(line: bytes) -> Result | None:
+    """Read one line, or return None where it is not a result."""
+    result: Result | None
+    try:
+        result = _results.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        result = _decode_leniently(line)
+    return None if result and result.result.type == "succeeded" and result.result.message is None else result
+
+
+def _decode_leniently(line: bytes) -> Result | None:
+    """Read a line that holds half of a surrogate pair, which JSON allows and UTF-8 does not."""
+    try:
+        return _results.decode(json.dumps(json.loads(line), ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def text_of(content: Raw) -> str:
+    """Join the text blocks of an answer."""
+    return "".join(block.text for block in _blocks.decode(content) if block.type == "text")

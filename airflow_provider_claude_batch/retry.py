@@ -1,0 +1,77 @@
+"""Retrying: which requests of a loaded submission can succeed on another try."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.request import Defaults
+
+_NAMED = 10
+
+ReadBack = Callable[[Receipt], Iterable[tuple[str, str | None, int | None]]]
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """The ids that may be tried again; for truncated answers, how many tokens they had used."""
+
+    lineage: Receipt
+    used_tokens: dict[str, int | None]
+
+    @classmethod
+    def of(cls, receipts: Sequence[Receipt], read_back: ReadBack) -> "Retry | None":
+        """Collect the ids from the receipts, or from the table where there are too many; None where there are none."""
+        if len({receipt.submission for receipt in receipts}) > 1:
+            raise Misconfigured("retry_of= takes the receipts of one submission: map the retry like the submission.")
+        used = {custom_id: tokens for receipt in receipts for custom_id, tokens in _retryable(receipt, read_back)}
+        return cls(_next_attempt(receipts), used) if used else None
+
+    def select(self, raw: Iterable[Any], defaults: Defaults) -> Iterator[Any]:
+        """Keep the requests that may go better now; one that the source no longer has is an error."""
+        lost = dict(self.used_tokens)
+        for item in raw:
+            custom_id = item.get("custom_id") if isinstance(item, Mapping) else None
+            if custom_id in lost:
+                used = lost.pop(custom_id)
+                if used is None or _max_tokens(item, defaults) > used:
+                    yield item
+        if lost:
+            named = ", ".join(sorted(lost)[:_NAMED])
+            raise Misconfigured(
+                f"{len(lost):,} requests are to be tried again and are not in the source any more: {named}."
+            )
+
+
+def _retryable(receipt: Receipt, read_back: ReadBack) -> Iterator[tuple[str, int | None]]:
+    if receipt.retryable is None:
+        raise Misconfigured("retry_of= takes the receipt of a load: only there it is known what failed.")
+    inline, truncated = receipt.retry_ids or (), receipt.truncated_ids or {}
+    if len(inline) + len(truncated) == receipt.retryable:
+        yield from ((custom_id, None) for custom_id in inline)
+        yield from truncated.items()
+        return
+    for custom_id, problem, output_tokens in read_back(receipt):
+        yield custom_id, (output_tokens or 0) if problem == "truncated" else None
+
+
+def _next_attempt(receipts: Sequence[Receipt]) -> Receipt:
+    """Carry on the lineage: the first submission's name and place, one attempt more."""
+    first = receipts[0]
+    return Receipt(
+        submission=first.submission,
+        dag_id=first.dag_id,
+        run_id=first.run_id,
+        submit_task=first.submit_task,
+        map_index=first.map_index,
+        logical_date=first.logical_date,
+        attempt=max(receipt.attempt for receipt in receipts) + 1,
+    )
+
+
+def _max_tokens(item: Mapping[str, Any], defaults: Defaults) -> int:
+    params = item.get("params")
+    own = params.get("max_tokens") if isinstance(params, Mapping) else None
+    value = own if own is not None else defaults.params.get("max_tokens")
+    return value if isinstance(value, int) else 0

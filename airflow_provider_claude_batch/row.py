@@ -1,0 +1,204 @@
+"""Rows: one result as the table's columns, priced, and whether another try can succeed."""
+
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from airflow_provider_claude_batch import result, wire_id
+from airflow_provider_claude_batch.price import PriceList
+from airflow_provider_claude_batch.result import Message, Outcome, Result, Usage
+
+Kind = Literal["text", "bigint", "boolean", "timestamp", "money", "json"]
+
+PROBLEMS = {
+    "max_tokens": "truncated",
+    "refusal": "refused",
+    "pause_turn": "paused",
+    "model_context_window_exceeded": "context_exceeded",
+}
+_RETRYABLE_PROBLEMS = {"truncated", "paused", "invalid_output"}
+_RETRYABLE_STATUSES = {"expired", "canceled", "missing"}
+_RETRYABLE_ERRORS = {"overloaded_error", "api_error", "timeout_error", "rate_limit_error", "billing_error"}
+
+
+class Column(NamedTuple):
+    """A column of the table, in words that every warehouse can translate."""
+
+    name: str
+    kind: Kind
+
+
+class Row(msgspec.Struct):
+    """One request of one batch and what became of it; the fields are the columns, in order."""
+
+    dag_id: str | None
+    run_id: str | None
+    submit_task: str | None
+    map_index: int | None
+    logical_date: datetime | None
+    submission: str
+    attempt: int
+    batch_id: str
+    custom_id: str | None
+    status: str
+    problem: str | None = None
+    retryable: bool = False
+    model: str | None = None
+    message_id: str | None = None
+    text: str | None = None
+    output: str | None = None
+    content: str | None = None
+    stop_reason: str | None = None
+    stop_details: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_write_5m_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    service_tier: str | None = None
+    cost_usd: Decimal | None = None
+    live_cost_usd: Decimal | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    request_hash: str | None = None
+    submitted_at: datetime | None = None
+    ended_at: datetime | None = None
+    loaded_at: datetime | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self.status == "succeeded" and self.problem is None
+
+
+_KINDS: dict[str, Kind] = {
+    "map_index": "bigint",
+    "attempt": "bigint",
+    "retryable": "boolean",
+    "logical_date": "timestamp",
+    "submitted_at": "timestamp",
+    "ended_at": "timestamp",
+    "loaded_at": "timestamp",
+    "output": "json",
+    "content": "json",
+    "stop_details": "json",
+    "cost_usd": "money",
+    "live_cost_usd": "money",
+}
+for _name in Row.__struct_fields__:
+    if _name.endswith("_tokens"):
+        _KINDS[_name] = "bigint"
+
+COLUMNS = tuple(Column(name, _KINDS.get(name, "text")) for name in Row.__struct_fields__)
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What all rows of one batch have in common."""
+
+    dag_id: str | None
+    run_id: str | None
+    submit_task: str | None
+    map_index: int | None
+    logical_date: datetime | None
+    submission: str
+    attempt: int
+    batch_id: str
+    mark: str | None
+    created_at: datetime
+    submitted_at: datetime | None
+    ended_at: datetime | None
+    loaded_at: datetime
+
+    def row(self, custom_id: str | None, status: str, request_hash: str | None = None) -> Row:
+        """Begin a row of this batch."""
+        return Row(
+            dag_id=self.dag_id,
+            run_id=self.run_id,
+            submit_task=self.submit_task,
+            map_index=self.map_index,
+            logical_date=self.logical_date,
+            submission=self.submission,
+            attempt=self.attempt,
+            batch_id=self.batch_id,
+            custom_id=custom_id,
+            status=status,
+            request_hash=request_hash,
+            submitted_at=self.submitted_at,
+            ended_at=self.ended_at,
+            loaded_at=self.loaded_at,
+        )
+
+
+def of_line(line: bytes, origin: Origin, prices: PriceList) -> Row:
+    """Turn a line of results into a row; what is not a result keeps its text, and nothing else."""
+    found = result.decode(line)
+    if found is not None:
+        with suppress(msgspec.DecodeError):
+            return _of_result(found, origin, prices)
+    row = origin.row(None, "unreadable")
+    row.text = line.decode(errors="replace")
+    return row
+
+
+def mark_of_line(line: bytes) -> str | None:
+    """Find the mark in a batch's first line, where nothing else tells whose batch it is."""
+    found = result.decode(line)
+    wire = wire_id.parse(found.custom_id) if found else None
+    return wire.mark if wire else None
+
+
+def is_retryable(row: Row) -> bool:
+    """Tell whether another try of the same request can succeed: the one table of it."""
+    if row.status == "succeeded":
+        return row.problem in _RETRYABLE_PROBLEMS
+    if row.status == "errored":
+        return row.error_type in _RETRYABLE_ERRORS
+    return row.status in _RETRYABLE_STATUSES
+
+
+def _of_result(found: Result, origin: Origin, prices: PriceList) -> Row:
+    custom_id, request_hash = _identify(found.custom_id, origin.mark)
+    row = origin.row(custom_id, found.result.type, request_hash)
+    if found.result.message is not None:
+        _add_message(row, found.result.message, origin, prices)
+    _add_error(row, found.result)
+    row.retryable = is_retryable(row)
+    return row
+
+
+def _identify(custom_id: str, mark: str | None) -> tuple[str, str | None]:
+    """Take an id apart where it carries this batch's mark; any other stays as it is."""
+    wire = wire_id.parse(custom_id)
+    if wire is None or wire.mark != mark:
+        return custom_id, None
+    return wire.custom_id, wire.request_hash
+
+
+def _add_message(row: Row, message: Message, origin: Origin, prices: PriceList) -> None:
+    row.model, row.message_id, row.stop_reason = message.model, message.id, message.stop_reason
+    row.content = bytes(message.content).decode()
+    row.text = result.text_of(message.content)
+    row.stop_details = _json(message.stop_details)
+    row.problem = PROBLEMS.get(message.stop_reason or "")
+    _add_usage(row, message.usage)
+    cost = prices.cost(message.model, message.usage, origin.created_at.date())
+    if cost is not None:
+        row.cost_usd, row.live_cost_usd = cost.cost_usd, cost.live_cost_usd
+
+
+def _add_usage(row: Row, usage: Usage) -> None:
+    row.input_tokens, row.output_tokens = usage.input_tokens, usage.output_tokens
+    row.cache_write_5m_tokens, row.cache_write_1h_tokens = usage.cache_write_5m_tokens, usage.cache_write_1h_tokens
+    row.cache_read_tokens, row.service_tier = usage.cache_read_tokens, usage.service_tier
+
+
+def _add_error(row: Row, outcome: Outcome) -> None:
+    if outcome.error is not None:
+        row.error_type, row.error_message = outcome.error.error.type, outcome.error.error.message
+
+
+def _json(raw: msgspec.Raw | None) -> str | None:
+    text = bytes(raw).decode() if raw else "null"
+    return None if text == "null" else text

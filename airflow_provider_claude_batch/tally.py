@@ -1,0 +1,110 @@
+"""Tallies: what a load adds up while rows go by, for the receipt."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+
+import msgspec
+
+from airflow_provider_claude_batch.receipt import INLINE_IDS, Receipt, UsageTotal
+from airflow_provider_claude_batch.row import Row
+
+_COMMONEST = 5
+_TOKENS = UsageTotal.__struct_fields__
+
+
+class Tally:
+    """Count rows, outcomes, tokens and dollars of one receipt."""
+
+    def __init__(self) -> None:
+        self.rows = self.retryable = self.unpriced = 0
+        self.counts: Counter[str] = Counter()
+        self.problems: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.cost = self.live_cost = Decimal()
+        self._tokens: Counter[str] = Counter()
+        self._retry_ids: list[str] = []
+        self._truncated_ids: dict[str, int] = {}
+
+    def observe(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Pass rows on, adding them up."""
+        for row in rows:
+            self._add(row)
+            yield row
+
+    def miss(self, requests: int) -> None:
+        """Count requests that no line of the results spoke of."""
+        if requests > 0:
+            self.counts["missing"] += requests
+
+    @property
+    def requests(self) -> int:
+        """Requests that are accounted for, in whatever way."""
+        return sum(self.counts.values())
+
+    @property
+    def failed(self) -> int:
+        """Requests without a usable answer."""
+        return self.requests - self.counts["succeeded"] + sum(self.problems.values())
+
+    @property
+    def error_rate(self) -> float:
+        return self.failed / self.requests if self.requests else 0.0
+
+    def fill(self, receipt: Receipt) -> Receipt:
+        """Write everything into the receipt."""
+        usage = UsageTotal(**{name: self._tokens[name] for name in _TOKENS})
+        return msgspec.structs.replace(
+            receipt,
+            rows=self.rows,
+            counts=dict(self.counts),
+            problems=dict(self.problems),
+            retryable=self.retryable,
+            retry_ids=tuple(self._retry_ids),
+            truncated_ids=self._truncated_ids,
+            usage=usage,
+            cost_usd=_dollars(self.cost),
+            live_cost_usd=_dollars(self.live_cost),
+            saved_usd=_dollars(self.live_cost - self.cost),
+            cache_hit_rate=_hit_rate(usage),
+            errors=tuple(self.errors.most_common(_COMMONEST)),
+        )
+
+    def _add(self, row: Row) -> None:
+        self.rows += 1
+        self.counts[row.status] += 1
+        if row.problem:
+            self.problems[row.problem] += 1
+        if row.retryable:
+            self._add_retryable(row)
+        if row.error_type:
+            self.errors[f"{row.error_type}: {row.error_message}"[:200]] += 1
+        if row.model:
+            self._add_message(row)
+
+    def _add_retryable(self, row: Row) -> None:
+        self.retryable += 1
+        if row.custom_id is None or self.retryable > INLINE_IDS:
+            return
+        if row.problem == "truncated":
+            self._truncated_ids[row.custom_id] = row.output_tokens or 0
+        else:
+            self._retry_ids.append(row.custom_id)
+
+    def _add_message(self, row: Row) -> None:
+        for name in _TOKENS:
+            self._tokens[name] += getattr(row, name) or 0
+        if row.cost_usd is None or row.live_cost_usd is None:
+            self.unpriced += 1
+            return
+        self.cost += row.cost_usd
+        self.live_cost += row.live_cost_usd
+
+
+def _dollars(amount: Decimal) -> float:
+    return float(round(amount, 6))
+
+
+def _hit_rate(usage: UsageTotal) -> float | None:
+    prompt = usage.input_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens + usage.cache_read_tokens
+    return round(usage.cache_read_tokens / prompt, 4) if prompt else None

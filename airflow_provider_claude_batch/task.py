@@ -1,0 +1,97 @@
+"""What the operators and the sensor share: arguments that are resolved, never rendered, and errors that are final."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk.definitions._internal.mixins import ResolveMixin
+from airflow.sdk.definitions.xcom_arg import XComArg
+
+from airflow_provider_claude_batch.errors import ClaudeBatchError
+from airflow_provider_claude_batch.receipt import XCOM_KEY, Receipt
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Unrendered(ResolveMixin):
+    """Keep data out of Jinja and out of the rendered fields: only what is upstream of it shows."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    @classmethod
+    def wrap(cls, value: Any) -> Any:
+        """Wrap what is data; a text stays a template, and None stays None."""
+        return value if value is None or isinstance(value, str | cls) else cls(value)
+
+    def iter_references(self) -> Iterator[tuple[Any, str]]:
+        """Tell Airflow what is upstream."""
+        yield from XComArg.iter_xcom_references(self._value)
+
+    def resolve(self, context: Any) -> "Unrendered":
+        """Stay closed when Airflow renders the task's fields."""
+        del context
+        return self
+
+    def serialize(self) -> str:
+        """Stand in the serialized Dag and in the rendered fields with a few words."""
+        return str(self)
+
+    def open(self, context: Any) -> Any:
+        """Fetch what is upstream; everything else is as the Dag's author, or an upstream task, wrote it."""
+        return _resolve(self._value, context)
+
+    def __str__(self) -> str:
+        upstream = sorted({operator.task_id for operator, _ in self.iter_references()})
+        if upstream:
+            return f"from {', '.join(upstream)}"
+        return f"{len(self._value):,} given" if isinstance(self._value, Sequence | Mapping) else "given"
+
+    __repr__ = __str__
+
+
+def open_argument(value: Any, context: Any) -> Any:
+    """Fetch the value of an argument that may be wrapped."""
+    return value.open(context) if isinstance(value, Unrendered) else value
+
+
+def push(context: Mapping[str, Any], receipts: Sequence[Receipt], *, many: bool) -> Any:
+    """Push what the page reads, and return what the next task takes."""
+    values = [receipt.to_dict() for receipt in receipts]
+    value = values if many else values[0]
+    context["ti"].xcom_push(XCOM_KEY, value)
+    return value
+
+
+def final_errors(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
+    """Let Airflow try again only where another try can go better."""
+
+    @wraps(method)
+    def run(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except ClaudeBatchError as error:
+            if error.retryable:
+                raise
+            raise AirflowFailException(str(error)) from error
+
+    return run
+
+
+def _resolve(value: Any, context: Any) -> Any:
+    if isinstance(value, ResolveMixin):
+        return _whole(value.resolve(context))
+    if isinstance(value, list | tuple):
+        return [_resolve(item, context) for item in value]
+    if isinstance(value, dict):
+        return {key: _resolve(item, context) for key, item in value.items()}
+    return _whole(value)
+
+
+def _whole(value: Any) -> Any:
+    """Fetch all of a mapped upstream in one call: iterating over it is a call for each item."""
+    is_lazy = isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple)
+    return list(value[:]) if is_lazy else value

@@ -1,0 +1,101 @@
+"""The trigger: waits in the triggerer, without a worker, until batches have ended."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_claude_batch import connection
+from airflow_provider_claude_batch.batch import Batch
+from airflow_provider_claude_batch.errors import ClaudeBatchError
+from airflow_provider_claude_batch.receipt import as_json
+from airflow_provider_claude_batch.watch import Ending, Look, Wait, Watch, Why
+
+if TYPE_CHECKING:
+    from airflow_provider_claude_batch.client import AsyncClient
+
+
+class ClaudeBatchTrigger(BaseTrigger):
+    """Wait until all batches have ended, or the deadline has passed; everything it needs is in its kwargs."""
+
+    def __init__(
+        self,
+        *,
+        batch_ids: list[str],
+        conn_id: str,
+        interval: float,
+        deadline: str | None = None,
+        on_timeout: str = "fail",
+        cancel_on_kill: bool = False,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.batch_ids = batch_ids
+        self.conn_id = conn_id
+        self.interval = interval
+        self.deadline = deadline
+        self.on_timeout = on_timeout
+        self.cancel_on_kill = cancel_on_kill
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Say how to build this trigger again, in another process."""
+        names = ("batch_ids", "conn_id", "interval", "deadline", "on_timeout", "cancel_on_kill")
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and yield one event that carries all that was seen."""
+        async with await connection.open_async_client(self.conn_id) as client:
+            watch = Watch(tuple(self.batch_ids), interval=self.interval, deadline=_moment(self.deadline))
+            ending = await self._wait(watch, client)
+            if ending.why is Why.TIMEOUT and self.on_timeout == "cancel":
+                self.log.warning("%s; cancelling them, to load what is finished.", ending.message)
+                await _cancel(watch.waiting, client)
+                watch.deadline = datetime.max.replace(tzinfo=UTC)
+                ending = await self._wait(watch, client)
+        yield TriggerEvent(event_of(ending, watch))  # type: ignore[no-untyped-call]
+
+    async def on_kill(self) -> None:
+        """Cancel the batches, where the Dag's author asked for it."""
+        if self.cancel_on_kill:
+            async with await connection.open_async_client(self.conn_id) as client:
+                await _cancel(tuple(self.batch_ids), client)
+
+    async def _wait(self, watch: Watch, client: "AsyncClient") -> Ending:
+        while True:
+            looks = {batch_id: await _look(batch_id, client) for batch_id in watch.waiting}
+            match watch.judge(looks, datetime.now(UTC)):
+                case Ending() as ending:
+                    return ending
+                case Wait(seconds, trouble):
+                    if trouble:
+                        self.log.warning("%s Nothing was changed; asking again.", trouble)
+                    await asyncio.sleep(seconds)
+
+
+def event_of(ending: Ending, watch: Watch) -> dict[str, Any]:
+    """Write an ending, and all that was seen, as an event."""
+    return as_json({"why": ending.why, "message": ending.message, "batches": list(watch.batches.values())})
+
+
+def read_event(event: dict[str, Any]) -> tuple[Ending, dict[str, Batch]]:
+    """Read an event back."""
+    batches = msgspec.convert(event["batches"], list[Batch])
+    return Ending(Why(event["why"]), event["message"]), {batch.id: batch for batch in batches}
+
+
+async def _look(batch_id: str, client: "AsyncClient") -> Look:
+    try:
+        return await client.retrieve(batch_id)
+    except ClaudeBatchError as error:
+        return error
+
+
+async def _cancel(batch_ids: tuple[str, ...], client: "AsyncClient") -> None:
+    for batch_id in batch_ids:
+        await client.cancel(batch_id)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,105 @@
+"""Wire ids: custom_ids that carry the proof of whose they are, and back."""
+
+import base64
+import hashlib
+import re
+from functools import partial
+
+import msgspec
+
+from airflow_provider_claude_batch.errors import ClaudeBatchError
+
+PLAIN, UTF8, HEX = "p", "u", "x"
+MARK_CHARS = 7
+HASH_CHARS = 6
+TAIL_CHARS = 1 + 1 + MARK_CHARS + HASH_CHARS + 1
+BODY_CHARS = 64 - TAIL_CHARS
+
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_PLAIN = re.compile(rf"[A-Za-z0-9_-]{{1,{BODY_CHARS}}}")
+_HEX = re.compile(r"(?:[0-9a-f]{2}){25,32}")
+_WIRE = re.compile(
+    rf"([A-Za-z0-9_-]{{0,{BODY_CHARS}}})-([{PLAIN}{UTF8}{HEX}])([A-Za-z0-9_-]{{{MARK_CHARS}}})([A-Za-z0-9_-]{{{HASH_CHARS}}})([A-Za-z0-9_-])"
+)
+
+
+class Unfit(ClaudeBatchError):
+    """A custom_id that does not fit into 64 characters with its proof."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"a custom_id takes up to {BODY_CHARS} of the characters A-Z a-z 0-9 _ -, "
+            f"64 lowercase hex digits, or {BODY_CHARS * 3 // 4} bytes of anything else"
+        )
+
+
+class WireId(msgspec.Struct, frozen=True):
+    """A custom_id, the mark of the shard that it belongs to, and the short hash of its request."""
+
+    custom_id: str
+    mark: str
+    request_hash: str
+
+    def __str__(self) -> str:
+        form, body = _pack(self.custom_id)
+        head = f"{body}-{form}{self.mark}{self.request_hash}"
+        return head + _check(head)
+
+
+def parse(text: str) -> WireId | None:
+    """Read a wire id back, or None where the text is not one of ours."""
+    match = _WIRE.fullmatch(text)
+    if match is None or _check(text[:-1]) != text[-1]:
+        return None
+    body, form, mark, request_hash, _ = match.groups()
+    custom_id = _unpack(form, body)
+    return None if custom_id is None else WireId(custom_id, mark, request_hash)
+
+
+def short_hash(data: bytes, chars: int) -> str:
+    """Hash bytes to a few characters of the API's alphabet."""
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest())[:chars].decode()
+
+
+mark_of = partial(short_hash, chars=MARK_CHARS)
+request_hash_of = partial(short_hash, chars=HASH_CHARS)
+
+
+def _pack(custom_id: str) -> tuple[str, str]:
+    if _PLAIN.fullmatch(custom_id):
+        return PLAIN, custom_id
+    if _HEX.fullmatch(custom_id):
+        return HEX, _base64(bytes.fromhex(custom_id))
+    try:
+        body = _base64(custom_id.encode())
+    except UnicodeEncodeError:
+        raise Unfit from None
+    if len(body) > BODY_CHARS:
+        raise Unfit
+    return UTF8, body
+
+
+def _unpack(form: str, body: str) -> str | None:
+    if form == PLAIN:
+        return body or None
+    try:
+        data = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+        custom_id = data.hex() if form == HEX else data.decode()
+    except ValueError:
+        return None
+    return custom_id if _is_canonical(custom_id, form, body) else None
+
+
+def _is_canonical(custom_id: str, form: str, body: str) -> bool:
+    try:
+        return _pack(custom_id) == (form, body)
+    except Unfit:
+        return False
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _check(head: str) -> str:
+    return _ALPHABET[hashlib.blake2s(head.encode(), digest_size=1).digest()[0] & 63]

@@ -1,0 +1,156 @@
+"""DuckDB: rows are staged as an Arrow file, and the database is opened only for the swap."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.row import COLUMNS, Kind, Row
+from airflow_provider_claude_batch.writers import Retryable
+from airflow_provider_claude_batch.writers.table import Table, quote
+
+_CHUNK = 10_000
+_PATIENCE = 600.0
+_TYPES: dict[Kind, str] = {
+    "text": "VARCHAR",
+    "bigint": "BIGINT",
+    "boolean": "BOOLEAN",
+    "timestamp": "TIMESTAMP",
+    "money": "DECIMAL(18,12)",
+    "json": "JSON",
+}
+_STAGED: dict[Kind, pa.DataType] = {
+    "text": pa.large_string(),
+    "bigint": pa.int64(),
+    "boolean": pa.bool_(),
+    "timestamp": pa.timestamp("us"),
+    "money": pa.decimal128(18, 12),
+    "json": pa.large_string(),
+}
+_SCHEMA = pa.schema([(column.name, _STAGED[column.kind]) for column in COLUMNS])
+_NAMES = ", ".join(quote(column.name) for column in COLUMNS)
+
+log = logging.getLogger(__name__)
+
+
+class DuckDBWriter:
+    """Write rows into one table of a DuckDB file, or of MotherDuck."""
+
+    def __init__(self, hook: Any, table: Table) -> None:
+        self._hook = hook
+        self._table = table
+        if hook.get_database() == ":memory:":
+            raise Misconfigured(
+                "A DuckDB database in memory is gone with the task: put the path of a file into the connection's host."
+            )
+
+    def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
+        """Replace the rows of the batches; a crash leaves the old rows or the new."""
+        with TemporaryDirectory(prefix="claude_batch_") as folder:
+            staged = Path(folder, "rows.arrow")
+            _stage(rows, staged)
+            with self._open() as con, pa.memory_map(str(staged)) as source:
+                self._define(con)
+                con.begin()
+                con.execute(self._table.delete(len(batch_ids)), list(batch_ids))
+                con.register("staged_rows", pa.ipc.open_file(source).read_all())
+                con.execute(f"INSERT INTO {self._table} ({_NAMES}) SELECT {_NAMES} FROM staged_rows")
+                con.commit()
+
+    def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
+        """Read which requests of the batches may be tried again."""
+        with self._open() as con:
+            yield from con.execute(self._table.select_retryable(len(batch_ids)), list(batch_ids)).fetchall()
+
+    def answered(self) -> Iterator[tuple[str, str]]:
+        """Read which requests have a usable answer, by id and hash."""
+        with self._open() as con:
+            yield from con.execute(self._table.select_answered()).fetchall()
+
+    def _define(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Bring table and views to today's columns, where they are not there yet."""
+        found = self._columns(con)
+        missing = [column for column in COLUMNS if column.name not in found]
+        self._refuse_other_types(found)
+        if not missing and self._has_views(con):
+            return
+        con.begin()
+        for part in self._table.parts[-2:-1]:
+            con.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(part)}")
+        if not found:
+            columns = ", ".join(f"{quote(column.name)} {_TYPES[column.kind]}" for column in COLUMNS)
+            con.execute(f"CREATE TABLE {self._table} ({columns})")
+        for column in missing if found else ():
+            con.execute(f"ALTER TABLE {self._table} ADD COLUMN {quote(column.name)} {_TYPES[column.kind]}")
+        for view, select in self._table.views([*found, *(column.name for column in missing)]).items():
+            con.execute(f"CREATE OR REPLACE VIEW {view} AS {select}")
+        con.commit()
+
+    def _columns(self, con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        try:
+            return {row[0]: row[1] for row in con.execute(f"DESCRIBE {self._table}").fetchall()}
+        except duckdb.CatalogException:
+            return {}
+
+    def _has_views(self, con: duckdb.DuckDBPyConnection) -> bool:
+        names = [view.name for view in self._table.views(())]
+        marks = ", ".join("?" * len(names))
+        found = con.execute(f"SELECT count(DISTINCT view_name) FROM duckdb_views() WHERE view_name IN ({marks})", names)
+        return found.fetchall() == [(len(names),)]
+
+    def _refuse_other_types(self, found: dict[str, str]) -> None:
+        for column in COLUMNS:
+            if found.get(column.name, _TYPES[column.kind]) != _TYPES[column.kind]:
+                raise Misconfigured(
+                    f"Column {column.name} of {self._table} is {found[column.name]}, and rows need "
+                    f"{_TYPES[column.kind]}: choose another table, or change the column."
+                )
+
+    @contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            with closing(self._connect()) as con:
+                yield con
+        except duckdb.Error as error:
+            raise WarehouseUnavailable(f"DuckDB could not do it: {_first_line(error)}.") from None
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the file; while another process holds it, wait for it."""
+        waited = 0.0
+        while True:
+            try:
+                con: duckdb.DuckDBPyConnection = self._hook.get_conn()
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower() or waited >= _PATIENCE:
+                    raise
+                if not waited:
+                    log.info("Another process holds the DuckDB file; waiting for it, %.0f s at most.", _PATIENCE)
+                pause = min(0.1 + waited / 10, 2.0)
+                time.sleep(pause)
+                waited += pause
+            else:
+                return con
+
+
+def _stage(rows: Iterable[Row], path: Path) -> None:
+    rows = iter(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
+        while chunk := list(islice(rows, _CHUNK)):
+            file.write_batch(_record_batch(chunk))
+
+
+def _record_batch(rows: list[Row]) -> pa.RecordBatch:
+    columns = [pa.array([getattr(row, column.name) for row in rows], _STAGED[column.kind]) for column in COLUMNS]
+    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,122 @@
+"""SQLite: rows are staged in a file of their own, and swapped in one transaction."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.row import COLUMNS, Kind, Row
+from airflow_provider_claude_batch.writers import Retryable
+from airflow_provider_claude_batch.writers.table import Table, quote
+
+_PATIENCE = 600.0
+_TYPES: dict[Kind, str] = {
+    "text": "TEXT",
+    "bigint": "INTEGER",
+    "boolean": "INTEGER",
+    "timestamp": "TEXT",
+    "money": "TEXT",
+    "json": "TEXT",
+}
+_NAMES = ", ".join(quote(column.name) for column in COLUMNS)
+_DEFINITION = ", ".join(f"{quote(column.name)} {_TYPES[column.kind]}" for column in COLUMNS)
+_STAGED = "staged.rows_to_load"
+
+
+class SQLiteWriter:
+    """Write rows into one table of a SQLite file."""
+
+    def __init__(self, hook: Any, table: Table) -> None:
+        self._hook = hook
+        self._table = table
+        if len(table.parts) > 1:
+            raise Misconfigured(f"SQLite has no schemas: name the table {table.name}, not {table}.")
+
+    def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
+        """Replace the rows of the batches; a crash leaves the old rows or the new."""
+        with TemporaryDirectory(prefix="claude_batch_") as folder, self._open() as con:
+            con.execute("ATTACH ? AS staged", [str(Path(folder, "rows.sqlite"))])
+            con.execute("PRAGMA staged.synchronous = OFF")
+            con.execute("PRAGMA staged.journal_mode = OFF")
+            self._stage(con, rows)
+            con.execute("BEGIN IMMEDIATE")
+            self._define(con)
+            con.execute(self._table.delete(len(batch_ids)), batch_ids)
+            con.execute(f"INSERT INTO main.{self._table} ({_NAMES}) SELECT {_NAMES} FROM {_STAGED}")
+            con.execute("COMMIT")
+            con.execute("DETACH staged")
+
+    def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
+        """Read which requests of the batches may be tried again."""
+        with self._open() as con:
+            yield from con.execute(self._table.select_retryable(len(batch_ids)), batch_ids)
+
+    def answered(self) -> Iterator[tuple[str, str]]:
+        """Read which requests have a usable answer, by id and hash."""
+        with self._open() as con:
+            yield from con.execute(self._table.select_answered())
+
+    def _stage(self, con: sqlite3.Connection, rows: Iterable[Row]) -> None:
+        con.execute(f"CREATE TABLE {_STAGED} ({_DEFINITION})")
+        con.execute("BEGIN")
+        marks = ", ".join("?" * len(COLUMNS))
+        con.executemany(f"INSERT INTO {_STAGED} VALUES ({marks})", map(_values, rows))
+        con.execute("COMMIT")
+
+    def _define(self, con: sqlite3.Connection) -> None:
+        """Bring table and views to today's columns, where they are not there yet."""
+        found = {row[1]: row[2] for row in con.execute(f"PRAGMA main.table_info({self._table})")}
+        missing = [column for column in COLUMNS if column.name not in found]
+        self._refuse_other_types(found)
+        if not found:
+            con.execute(f"CREATE TABLE main.{self._table} ({_DEFINITION})")
+        for column in missing if found else ():
+            con.execute(f"ALTER TABLE main.{self._table} ADD COLUMN {quote(column.name)} {_TYPES[column.kind]}")
+        for view, select in self._table.views([*found, *(column.name for column in missing)]).items():
+            if missing:
+                con.execute(f"DROP VIEW IF EXISTS main.{view}")
+            con.execute(f"CREATE VIEW IF NOT EXISTS main.{view} AS {select}")
+
+    def _refuse_other_types(self, found: dict[str, str]) -> None:
+        for column in COLUMNS:
+            if found.get(column.name, _TYPES[column.kind]) != _TYPES[column.kind]:
+                raise Misconfigured(
+                    f"Column {column.name} of {self._table} is {found[column.name]}, and rows need "
+                    f"{_TYPES[column.kind]}: choose another table, or change the column."
+                )
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(self._hook.get_conn()) as con:
+                self._prepare(con)
+                yield con
+        except sqlite3.Error as error:
+            raise WarehouseUnavailable(f"SQLite could not do it: {error}.") from None
+
+    def _prepare(self, con: sqlite3.Connection) -> None:
+        """Take transactions into our own hands, wait for other writers, and refuse a database without a file."""
+        con.isolation_level = None
+        con.execute(f"PRAGMA busy_timeout = {int(_PATIENCE * 1000)}")
+        file = next((row[2] for row in con.execute("PRAGMA database_list") if row[1] == "main"), "")
+        if not file:
+            raise Misconfigured(
+                "A SQLite database in memory is gone with the task: put the path of a file into the connection's host."
+            )
+
+
+def _values(row: Row) -> list[Any]:
+    return [_value(getattr(row, column.name)) for column in COLUMNS]
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return value

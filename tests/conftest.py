@@ -1,0 +1,103 @@
+"""Fixtures: a real Airflow in this process, the emulator on the other side of the wire, real warehouses."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from emulator import Emulator
+
+_HOME = Path(tempfile.mkdtemp(prefix="claude_batch_airflow_"))
+(_HOME / "dags").mkdir()
+os.environ.update(
+    {
+        "AIRFLOW_HOME": str(_HOME),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(_HOME / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "True",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(_HOME / "logs"),
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+    }
+)
+
+EMULATED = {"conn_type": "anthropic", "password": "emulator-key"}
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """Create Airflow's own database, once."""
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture(scope="session")
+def _emulator() -> "Iterator[Emulator]":
+    from emulator import Emulator
+
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(_emulator: "Emulator", monkeypatch: pytest.MonkeyPatch) -> "Emulator":
+    """The API on the other side of the wire, as new, behind the connection anthropic_default."""
+    _emulator.reset()
+    monkeypatch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", json.dumps({**EMULATED, "host": _emulator.base_url}))
+    return _emulator
+
+
+@pytest.fixture(params=["duckdb", "sqlite"])
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Warehouse":
+    """An embedded warehouse behind the connection `warehouse`; tests run once for each kind."""
+    path = tmp_path / f"warehouse.{request.param}"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": request.param, "host": str(path)}))
+    return Warehouse(request.param, path)
+
+
+class Warehouse:
+    """A file to look into with the warehouse's own client, not with ours."""
+
+    def __init__(self, kind: str, path: Path) -> None:
+        self.kind, self.path = kind, path
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Read rows."""
+        module = import_module("duckdb" if self.kind == "duckdb" else "sqlite3")
+        with closing(module.connect(str(self.path))) as con:
+            return con.execute(sql).fetchall()
+
+
+@pytest.fixture
+def run_dag(airflow_db: None) -> Callable[..., Any]:
+    """Run a Dag in this process, on real Airflow, triggers included."""
+    return _run_dag
+
+
+def _run_dag(dag: Any, **kwargs: Any) -> Any:
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+    from airflow.serialization.serialized_objects import LazyDeserializedDAG
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        DagBundlesManager().sync_bundles_to_db(session=session)
+        session.commit()
+        update_dag_parsing_results_in_db(
+            bundle_name="dags-folder",
+            bundle_version=None,
+            dags=[LazyDeserializedDAG.from_dag(dag)],
+            import_errors={},
+            parse_duration=0.1,
+            warnings=set(),
+            session=session,
+        )
+    return dag.test(**kwargs)
