@@ -51,7 +51,7 @@ def emulate(
     """Serve an emulator of the Message Batches API: no key, no cost, every failure on demand."""
     from airflow_provider_claude_batch.emulator.clock import parse_moment
     from airflow_provider_claude_batch.emulator.faults import parse_fault_option
-    from airflow_provider_claude_batch.emulator.server import run
+    from airflow_provider_claude_batch.emulator.server import listen, run
     from airflow_provider_claude_batch.emulator.settings import Settings, parse_keys, parse_rates, parse_span
 
     with ExitStack() as stack:
@@ -74,9 +74,10 @@ def emulate(
             )
             for option in settings.faults:
                 parse_fault_option(option)
-        except ValueError as error:
+            listener = stack.enter_context(listen(host, port))
+        except (ValueError, OSError) as error:
             raise typer.BadParameter(str(error)) from None
-        run(settings, host, port, lambda url: _announce(url, settings.keys, ready_file), verbose=verbose)
+        run(settings, listener, lambda url: _announce(url, settings.keys, ready_file), verbose=verbose)
 
 
 def _announce(url: str, keys: dict[str, str], ready_file: Path | None) -> None:

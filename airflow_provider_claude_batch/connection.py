@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook, conf
 
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.writers import Writer, open_writer
+from airflow_provider_claude_batch.writers import Writer, find_writer
+from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import AsyncClient, Client
@@ -31,13 +32,14 @@ async def open_async_client(conn_id: str) -> "AsyncClient":
 def open_warehouse(conn_id: str, table: str) -> Writer:
     """Return the writer of a table for a connection."""
     connection = _connection(conn_id, "warehouse_conn_id")
+    name = Table.parse(table)
     try:
-        hook = connection.get_hook()
+        return find_writer(connection.conn_type)(connection.get_hook(), name)
     except (AirflowException, ImportError) as error:
         raise Misconfigured(
-            f"No provider for connections of type {connection.conn_type!r} is installed ({error})."
+            f"What connections of type {connection.conn_type!r} need is not installed ({error}): "
+            f"pip install 'airflow-provider-claude-batch[{connection.conn_type}]'."
         ) from None
-    return open_writer(connection.conn_type, hook, table)
 
 
 def deployment() -> str:

@@ -55,7 +55,7 @@ class UsageTotal(msgspec.Struct, frozen=True):
     cache_read_tokens: int = 0
 
 
-class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+class Receipt(msgspec.Struct, frozen=True):
     """What one step knows of a submission; every step adds to what it was given."""
 
     submission: str
@@ -93,7 +93,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Write it as the JSON of an XCom, its version first."""
-        return {"v": 1, **as_json(self)}
+        return {"v": 1, **{key: value for key, value in as_json(self).items() if value is not None}}
 
     def seen(self, batches: Mapping[str, Batch]) -> "Receipt":
         """Add what the API said of the batches."""
@@ -132,7 +132,9 @@ def _of_id(batch_id: str) -> Receipt:
 
 def _of_dict(value: Mapping[str, Any]) -> Receipt:
     if value.get("v") != 1:
-        raise Misconfigured(f"This is not a receipt of version 1, but a dict with the keys {sorted(value)[:10]}.")
+        raise Misconfigured(
+            f"This is not a receipt of version 1, but a dict with the keys {sorted(map(str, value))[:10]}."
+        )
     try:
         return msgspec.convert({k: v for k, v in value.items() if k != "v"}, Receipt)
     except msgspec.ValidationError as error:

@@ -1,5 +1,6 @@
 """Requests: the envelope that we model, the message that we pass through, and what a batch would refuse."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ class Defaults(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, defaults: Mapping[str, Any] | None) -> "Defaults":
         params = dict(defaults or {})
-        betas = params.pop("betas", ())
+        betas = params.pop("betas", None) or ()
         return cls(params, (betas,) if isinstance(betas, str) else tuple(betas))
 
 
@@ -64,7 +65,7 @@ def read(raw: Iterable[Any], defaults: Defaults) -> Iterator[Request]:
         if offence is None:
             seen.add(item["custom_id"])
             request = Request(item["custom_id"], {**defaults.params, **item["params"]})
-            offence = _params_offence(request.params)
+            offence = _params_offence(request.params) or _json_offence(request)
         if offence is None:
             yield request
             continue
@@ -120,14 +121,15 @@ def _params_offence(params: Mapping[str, Any]) -> str | None:
         return "max_tokens must be a whole number of at least 1"
     if not isinstance(params.get("messages"), list) or not params["messages"]:
         return "messages must be a list that is not empty"
-    return _json_offence(params)
+    return None
 
 
-def _json_offence(params: Mapping[str, Any]) -> str | None:
+def _json_offence(request: Request) -> str | None:
     try:
-        size = len(encode(params))
+        request.canonical()
+        size = len(encode(request.params))
     except (TypeError, ValueError, RecursionError):
-        return "params cannot be written as JSON"
+        return "params cannot be written as JSON: keys must be texts, numbers finite, and nesting moderate"
     return f"one request of {size:,} bytes is more than a batch holds" if size > MAX_BYTES - 1_000 else None
 
 
@@ -136,9 +138,14 @@ def _normal(value: Any) -> Any:
         return {key: _normal(item) for key, item in value.items() if not _is_caching(key, item)}
     if isinstance(value, list | tuple):
         return [_normal(item) for item in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOAT:
-        return int(value)
-    return value
+    return _normal_number(value) if isinstance(value, float) else value
+
+
+def _normal_number(value: float) -> float:
+    """Write 1.0 as 1; what is not a number would be sent as null, and is refused."""
+    if not math.isfinite(value):
+        raise ValueError(value)
+    return int(value) if value.is_integer() and abs(value) < _EXACT_FLOAT else value
 
 
 def _is_caching(key: str, value: Any) -> bool:

@@ -1,31 +1,35 @@
 """One line of a results file, as the API wrote it."""
 
 import json
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
+
+# No message comes near it, and every count within it fits the columns of tokens and of money.
+Tokens = Annotated[int, Meta(ge=0, le=50_000_000)]
 
 
 class CacheCreation(msgspec.Struct, frozen=True):
     """Cache writes by lifetime."""
 
-    ephemeral_5m_input_tokens: int = 0
-    ephemeral_1h_input_tokens: int = 0
+    ephemeral_5m_input_tokens: Tokens = 0
+    ephemeral_1h_input_tokens: Tokens = 0
 
 
 class ServerToolUse(msgspec.Struct, frozen=True):
     """Calls of server tools that are billed by the call."""
 
-    web_search_requests: int | None = None
+    web_search_requests: Tokens | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
     """What a message used; input_tokens counts neither cache writes nor cache reads."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+    cache_creation_input_tokens: Tokens | None = None
+    cache_read_input_tokens: Tokens | None = None
     cache_creation: CacheCreation | None = None
     server_tool_use: ServerToolUse | None = None
     service_tier: str | None = None
@@ -98,7 +102,7 @@ class TextBlock(msgspec.Struct, frozen=True):
     """A block of an answer, as far as its text goes."""
 
     type: str
-    text: str = ""
+    text: Any = None
 
 
 _results = msgspec.json.Decoder(Result)
@@ -109,20 +113,22 @@ def decode(line: bytes) -> Result | None:
     """Read one line, or return None where it is not a result."""
     result: Result | None
     try:
-        result = _results.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        result = _results.decode(line.decode())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         result = _decode_leniently(line)
     return None if result and result.result.type == "succeeded" and result.result.message is None else result
 
 
 def _decode_leniently(line: bytes) -> Result | None:
-    """Read a line that holds half of a surrogate pair, which JSON allows and UTF-8 does not."""
+    """Read a line with broken UTF-8, or with half of a surrogate pair, which JSON allows and UTF-8 does not."""
     try:
-        return _results.decode(json.dumps(json.loads(line), ensure_ascii=False).encode(errors="replace"))
+        whole = json.loads(line.decode("utf-8-sig", errors="replace"))
+        return _results.decode(json.dumps(whole, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         return None
 
 
 def text_of(content: Raw) -> str:
     """Join the text blocks of an answer."""
-    return "".join(block.text for block in _blocks.decode(content) if block.type == "text")
+    texts = (block.text for block in _blocks.decode(content) if block.type == "text")
+    return "".join(text for text in texts if isinstance(text, str))

@@ -33,7 +33,7 @@ class Retry(msgspec.Struct, frozen=True):
         lost = dict(self.used_tokens)
         for item in raw:
             custom_id = item.get("custom_id") if isinstance(item, Mapping) else None
-            if custom_id in lost:
+            if isinstance(custom_id, str) and custom_id in lost:
                 used = lost.pop(custom_id)
                 if used is None or _max_tokens(item, defaults) > used:
                     yield item

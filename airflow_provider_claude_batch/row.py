@@ -135,7 +135,7 @@ def of_line(line: bytes, origin: Origin, prices: PriceList) -> Row:
     """Turn a line of results into a row; what is not a result keeps its text, and nothing else."""
     found = result.decode(line)
     if found is not None:
-        with suppress(msgspec.DecodeError):
+        with suppress(msgspec.DecodeError, RecursionError):
             return _of_result(found, origin, prices)
     row = origin.row(None, "unreadable")
     row.text = line.decode(errors="replace")

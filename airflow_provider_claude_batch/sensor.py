@@ -50,13 +50,13 @@ class ClaudeBatchSensor(BaseSensorOperator):
         cancel_on_kill: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs if timeout is None else {**kwargs, "timeout": timeout})
+        super().__init__(**kwargs)
         self.batch = Unrendered.wrap(batch)
         self.conn_id = conn_id
         self.deferrable = deferrable
         self.on_timeout = on_timeout
         self.cancel_on_kill = cancel_on_kill
-        self._patience = None if timeout is None else timedelta(seconds=self.timeout)
+        self._patience = timeout if timeout is None or isinstance(timeout, timedelta) else timedelta(seconds=timeout)
         self._watch: Watch | None = None
         self._watched_conn_id = DEFAULT_CONN_ID
 
@@ -67,7 +67,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
         receipts = receipt.read(value)
         if not receipts:
             raise AirflowSkipException("There is nothing to wait for: no batch was given.")
-        self._begin(receipts)
+        self._begin(receipts, context)
         if not self.deferrable:
             return super().execute(context)
         done = self.poke(context)
@@ -78,7 +78,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
     @final_errors
     def poke(self, context: "Context") -> PokeReturnValue:
         """Look at every batch that has not ended yet."""
-        watch = self._watch or self._begin(receipt.read(open_argument(self.batch, context)))
+        watch = self._watch or self._begin(receipt.read(open_argument(self.batch, context)), context)
         with connection.open_client(self._watched_conn_id) as client:
             verdict = watch.judge({batch_id: _look(batch_id, client) for batch_id in watch.waiting}, datetime.now(UTC))
             if isinstance(verdict, Ending) and verdict.why is Why.TIMEOUT and self.on_timeout == "cancel":
@@ -100,12 +100,17 @@ class ClaudeBatchSensor(BaseSensorOperator):
             with connection.open_client(self._watched_conn_id) as client:
                 self._cancel(client)
 
-    def _begin(self, receipts: "Sequence[Receipt]") -> Watch:
+    def _begin(self, receipts: "Sequence[Receipt]", context: "Context") -> Watch:
         self._watched_conn_id = self.conn_id or next((one.conn_id for one in receipts if one.conn_id), DEFAULT_CONN_ID)
         batch_ids = tuple(batch_id for one in receipts for batch_id in one.batch_ids)
-        deadline = None if self._patience is None else datetime.now(UTC) + self._patience
+        deadline = None if self._patience is None else self._began_at(context) + self._patience
         self._watch = Watch(batch_ids, interval=self.poke_interval, deadline=deadline)
         return self._watch
+
+    def _began_at(self, context: "Context") -> datetime:
+        """Airflow's own timeout would end in an error that is never retried; ours counts from the try's first look."""
+        earlier = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+        return earlier or datetime.now(UTC)
 
     def _trigger(self) -> ClaudeBatchTrigger:
         assert self._watch is not None

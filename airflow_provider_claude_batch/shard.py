@@ -7,6 +7,7 @@ from typing import IO, NamedTuple
 import msgspec
 
 from airflow_provider_claude_batch import wire_id
+from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.request import MAX_BYTES, Request, encode
 from airflow_provider_claude_batch.wire_id import WireId
 
@@ -84,6 +85,8 @@ def cut(
     requests: Iterable[Request], spool: IO[bytes], betas: tuple[str, ...], shard_size: int | None = None
 ) -> list[Shard]:
     """Cut requests into shards, full ones first: the same shards for the same requests, on every try."""
+    if shard_size is not None and shard_size < 1:
+        raise Misconfigured(f"shard_size must be at least 1, and is {shard_size}.")
     limit = min(shard_size or MAX_REQUESTS, MAX_REQUESTS)
     shards: list[Shard] = []
     for request in requests:

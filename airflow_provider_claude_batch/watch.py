@@ -15,6 +15,7 @@ AFTER_ERROR_INTERVAL = 60.0
 PATIENCE = timedelta(minutes=30)
 GRACE = timedelta(hours=1)
 _SLOWER_AFTER = timedelta(hours=1)
+_LIFETIME = timedelta(hours=24)
 
 Look = Batch | ClaudeBatchError
 
@@ -51,6 +52,8 @@ class Watch:
         self.batches: dict[str, Batch] = {}
         self._waiting = dict.fromkeys(batch_ids)
         self._trouble_since: dict[str, datetime] = {}
+        self._refused_since: dict[str, datetime] = {}
+        self._first_look: datetime | None = None
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -59,13 +62,14 @@ class Watch:
 
     def judge(self, looks: Mapping[str, Look], now: datetime) -> Ending | Wait:
         """Take in what was seen of the waiting batches, and decide."""
+        self._first_look = self._first_look or now
         troubles = [trouble for batch_id, look in looks.items() if (trouble := self._take(batch_id, look, now))]
         if not self._waiting:
             return Ending(Why.ENDED)
         if refusal := self._lasting_refusal(looks, now):
             return Ending(Why.REFUSED, str(refusal))
-        deadline = self.deadline or self._default_deadline()
-        if deadline and now >= deadline:
+        deadline = self.deadline or self._default_deadline(self._first_look)
+        if now >= deadline:
             return Ending(
                 Why.TIMEOUT, f"{len(self._waiting)} of the batches had not ended by {deadline:%Y-%m-%d %H:%M:%S} UTC"
             )
@@ -75,32 +79,38 @@ class Watch:
         if isinstance(look, Batch):
             self.batches[batch_id] = look
             self._trouble_since.pop(batch_id, None)
+            self._refused_since.pop(batch_id, None)
             if look.ended:
                 self._waiting.pop(batch_id, None)
             return None
         is_new = batch_id not in self._trouble_since
         self._trouble_since.setdefault(batch_id, now)
+        if isinstance(look, ApiRefused):
+            self._refused_since.setdefault(batch_id, now)
+        else:
+            self._refused_since.pop(batch_id, None)
         return str(look) if is_new else None
 
     def _lasting_refusal(self, looks: Mapping[str, Look], now: datetime) -> ApiRefused | None:
         """A no may be a hiccup of the API: it is believed when it lasts."""
         for batch_id, look in looks.items():
-            if isinstance(look, ApiRefused) and now - self._trouble_since[batch_id] >= PATIENCE:
+            if isinstance(look, ApiRefused) and now - self._refused_since[batch_id] >= PATIENCE:
                 return look
         return None
 
-    def _default_deadline(self) -> datetime | None:
+    def _default_deadline(self, first_look: datetime) -> datetime:
+        """Wait until nothing can run any more; a batch that was never seen was sent before the first look."""
         expiries = [batch.expires_at for batch in self.batches.values()]
-        return max(expiries) + GRACE if expiries else None
+        return max(expiries, default=first_look + _LIFETIME) + GRACE
 
-    def _seconds(self, looks: Mapping[str, Look], now: datetime, deadline: datetime | None) -> float:
+    def _seconds(self, looks: Mapping[str, Look], now: datetime, deadline: datetime) -> float:
         if any(not isinstance(look, Batch) for look in looks.values()):
             seconds = max(self.interval, AFTER_ERROR_INTERVAL) if self._trouble_lasts(now) else self.interval
         else:
             seconds = self._paced(now)
         asked = max((getattr(look, "retry_after", None) or 0.0 for look in looks.values()), default=0.0)
         seconds = max(seconds, asked)
-        return min(seconds, max((deadline - now).total_seconds(), 0.0)) if deadline else seconds
+        return min(seconds, (deadline - now).total_seconds())
 
     def _trouble_lasts(self, now: datetime) -> bool:
         return any(now - since >= timedelta(seconds=2 * self.interval) for since in self._trouble_since.values())

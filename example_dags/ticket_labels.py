@@ -45,13 +45,13 @@ def ticket_labels() -> None:
 
     requests = build_requests()
     submit = ClaudeBatchOperator(task_id="submit", requests=requests, defaults=DEFAULTS)
-    wait = ClaudeBatchSensor(task_id="wait", batch=submit.output, poke_interval=10)
+    wait = ClaudeBatchSensor(task_id="wait", batch=submit.output, poke_interval=5)
     load = ClaudeBatchResultsOperator(task_id="load", batch=wait.output, **TABLE)
 
     submit_again = ClaudeBatchOperator(
         task_id="submit_again", requests=requests, defaults=DEFAULTS, retry_of=load.output
     )
-    wait_again = ClaudeBatchSensor(task_id="wait_again", batch=submit_again.output, poke_interval=10)
+    wait_again = ClaudeBatchSensor(task_id="wait_again", batch=submit_again.output, poke_interval=5)
     ClaudeBatchResultsOperator(task_id="load_again", batch=wait_again.output, **TABLE)
 
 

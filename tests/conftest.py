@@ -58,9 +58,14 @@ def emulator(_emulator: "Emulator", monkeypatch: pytest.MonkeyPatch) -> "Emulato
 @pytest.fixture(params=["duckdb", "sqlite"])
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Warehouse":
     """An embedded warehouse behind the connection `warehouse`; tests run once for each kind."""
-    path = tmp_path / f"warehouse.{request.param}"
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": request.param, "host": str(path)}))
-    return Warehouse(request.param, path)
+    return connect_warehouse(request.param, tmp_path, monkeypatch)
+
+
+def connect_warehouse(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> "Warehouse":
+    """Make the connection `warehouse`; nothing but its type and its file differs from kind to kind."""
+    path = folder / f"warehouse.{kind}"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": kind, "host": str(path)}))
+    return Warehouse(kind, path)
 
 
 class Warehouse:

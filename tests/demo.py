@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from stack import Stack, StackError, end_cleanly_when_terminated, tail
+from stack import Stack, StackError, end_cleanly_when_terminated, interruptions_held, tail
 
 REPO = Path(__file__).resolve().parent.parent
 DAGS = REPO / "example_dags"
@@ -32,7 +32,7 @@ TABLE = "ticket_labels"
 TICKETS = 200
 STEPS = {"build_requests", "submit", "wait", "load"}
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoError(RuntimeError):
@@ -150,6 +150,15 @@ def fresh_home() -> Iterator[None]:
         yield
 
 
+def start_emulator(started: ExitStack) -> Emulator:
+    """Start an emulator whose batches take a while and where some requests fail, as on a usual night."""
+    try:
+        with interruptions_held():
+            return started.enter_context(Emulator("--batch-seconds", "8", "--rate", "overloaded_error=0.03"))
+    except RuntimeError as error:
+        raise DemoError(f"{error}") from error
+
+
 def build_stack(emulator_url: str) -> Stack:
     connections = {
         "anthropic_default": {"conn_type": "anthropic", "host": emulator_url, "password": "no-key-needed"},
@@ -170,11 +179,28 @@ def run_dag(stack: Stack, stage: Stage) -> Run:
     return run
 
 
-def read_warehouse(run: Run) -> Landed:
+@contextmanager
+def components_blamed(stack: Stack) -> Iterator[None]:
+    """Report a component that ended, with its log, rather than the call that failed because of it."""
+    try:
+        yield
+    except StackError:
+        stack.check_running()
+        raise
+
+
+def read_landed(run: Run) -> Landed:
     import duckdb
 
-    if not WAREHOUSE.exists():
-        raise DemoError(f"The run ended, but there is no warehouse at {_shown(WAREHOUSE)}.")
+    try:
+        return _select_landed(run)
+    except duckdb.Error as error:
+        raise DemoError(f"The table {TABLE} in {_shown(WAREHOUSE)} cannot be read: {error}") from error
+
+
+def _select_landed(run: Run) -> Landed:
+    import duckdb
+
     with duckdb.connect(str(WAREHOUSE), read_only=True) as connection:
 
         def select(columns: str, rest: str = "") -> list[tuple[Any, ...]]:
@@ -191,7 +217,9 @@ def read_warehouse(run: Run) -> Landed:
 
 
 def show_tasks(run: Run) -> None:
-    table = Table("task", "state", "tries", "seconds", title="Tasks", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        "task", "state", "tries", "seconds", title="Tasks", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for ti in sorted(run.task_instances, key=lambda ti: (ti["start_date"] or "~", ti["task_id"])):
         table.add_row(_name(ti), ti["state"], str(ti["try_number"]), f"{ti['duration'] or 0:.1f}")
     console.print(table)
@@ -200,7 +228,7 @@ def show_tasks(run: Run) -> None:
 def show_wait(run: Run) -> None:
     """Show that nothing but the triggerer waited, in the words of Airflow's audit log."""
     title = "The wait, from Airflow's audit log (Browse > Audit Log)"
-    table = Table("at", "event", "who has it", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table("at", "event", "who has it", title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     triggers = iter(run.sightings.values())
     for event in run.events:
         ti = next(triggers, None) if event["event"] == "deferred" else None
@@ -217,7 +245,7 @@ def show_wait(run: Run) -> None:
 def show_rows(landed: Landed) -> None:
     title = f"{TABLE}: the first {len(landed.rows)} of {sum(count for _, _, count in landed.statuses)} rows"
     headers = "custom_id", "status", "model", "text", "in", "out", "cost_usd"
-    table = Table(*headers, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(*headers, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in landed.rows:
         table.add_row(*(_shortened(value) for value in row))
     console.print(table)
@@ -232,13 +260,15 @@ def show_cost(landed: Landed) -> None:
     saved = landed.live_cost - landed.cost
     share = saved / landed.live_cost
     console.print(
-        f"Cost:      [bold]${landed.cost:.4f}[/] in batches, ${landed.live_cost:.4f} live: "
-        f"[bold green]${saved:.4f} ({share:.1%}) saved[/]"
+        f"Cost:      [bold]${landed.cost:.6f}[/] in batches, ${landed.live_cost:.6f} live: "
+        f"[bold green]${saved:.6f} ({share:.1%}) saved[/]"
     )
 
 
 def _shortened(value: Any, width: int = 28) -> str:
-    text = "" if value is None else " ".join(str(value).split())
+    if value is None:
+        return ""
+    text = f"{value.normalize():f}" if isinstance(value, Decimal) else " ".join(str(value).split())
     return escape(text if len(text) <= width else text[: width - 1] + "…")
 
 
@@ -277,17 +307,17 @@ def run_demo(started: ExitStack) -> Stack:
     stages = Stages()
     with stages.progress:
         with stages.stage("Emulator of the Claude API") as stage:
-            emulator = started.enter_context(Emulator())
+            emulator = start_emulator(started)
             stage.say(emulator.base_url)
         with stages.stage("Airflow: API server, scheduler, triggerer, Dag processor") as stage:
             stack = started.enter_context(build_stack(emulator.base_url))
             stack.wait_healthy()
-        with stages.stage(f"Dag {DAG}") as stage:
+        with stages.stage(f"Dag {DAG}") as stage, components_blamed(stack):
             run = run_dag(stack, stage)
     show_tasks(run)
     check_run(stack, run)
     show_wait(run)
-    landed = read_warehouse(run)
+    landed = read_landed(run)
     show_rows(landed)
     show_cost(landed)
     check_wait(stack, run)
@@ -299,9 +329,10 @@ def run_demo(started: ExitStack) -> Stack:
 def keep_running(stack: Stack) -> None:
     console.print(f"\nAirflow:   [bold]{stack.url}[/]  login [bold]{stack.username}[/] / [bold]{stack.password}[/]")
     console.print("Ctrl-C stops everything.")
-    while True:
-        stack.check_running()
-        time.sleep(1)
+    with suppress(KeyboardInterrupt):
+        while True:
+            stack.check_running()
+            time.sleep(1)
 
 
 def demo(ui: bool) -> None:
@@ -312,7 +343,7 @@ def demo(ui: bool) -> None:
             keep_running(stack)
     seconds = time.monotonic() - began
     console.print(
-        f"Airflow:   everything is stopped after {seconds:.0f} s; `make ui` does the same and leaves it running"
+        f"Stopped after {seconds:.0f} s." + ("" if ui else " `make ui` does the same and leaves Airflow running.")
     )
 
 
@@ -325,7 +356,7 @@ def main() -> int:
         demo(ui)
     except KeyboardInterrupt:
         console.print("Stopped.")
-        return 0 if ui else 130
+        return 130
     except (DemoError, StackError) as error:
         return _fail(error)
     return 0
@@ -334,8 +365,8 @@ def main() -> int:
 def _fail(error: DemoError | StackError) -> int:
     log = error.log if isinstance(error, DemoError) else error.log and tail(error.log)
     if log:
-        console.print(escape(log), style="dim", soft_wrap=True)
-    console.print(f"[bold red]✗[/] {escape(str(error))}", soft_wrap=True)
+        console.print(escape(log), style="dim")
+    console.print(f"[bold red]✗[/] {escape(str(error))}")
     return 1
 
 

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 START_SECONDS = 30
 
@@ -58,10 +58,16 @@ class Emulator:
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the emulator did not start: {self.output}")
+                self._give_up()
             time.sleep(0.01)
         self.base_url = json.loads(ready.read_text())["url"]
         self.control("GET", "health")
+
+    def _give_up(self) -> NoReturn:
+        output = self.output
+        self.stop(signal.SIGKILL)
+        self._directory.cleanup()
+        raise RuntimeError(f"the emulator did not start: {output}")
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
         """Stop this very process and return its exit code."""

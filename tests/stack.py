@@ -149,7 +149,10 @@ class Api:
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
         if "Authorization" not in self.http.headers:
             self.login()
-        answer = self.http.request(method, f"/api/v2{path}", **kwargs)
+        try:
+            answer = self.http.request(method, f"/api/v2{path}", **kwargs)
+        except httpx.TransportError as error:
+            raise StackError(f"{method} {path} was not answered: {error}") from error
         if answer.is_error:
             raise StackError(f"{method} {path} answered {answer.status_code}: {answer.text[:500]}")
         return answer.json() if answer.content else None

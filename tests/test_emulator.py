@@ -92,7 +92,8 @@ def test_a_fresh_batch_is_in_progress_with_everything_processing(client):
     assert batch.results_url is batch.ended_at is batch.archived_at is batch.cancel_initiated_at is None
 
 
-def test_the_wire_has_the_key_order_and_timestamps_of_the_api(http):
+def test_the_wire_has_the_key_order_and_timestamps_of_the_api(http, emulator):
+    emulator.clock(now="2026-11-21T12:00:00Z")
     text = http.post(BATCHES, json={"requests": requests(1)}).text
     assert list(json.loads(text)) == [
         "id", "type", "processing_status", "request_counts", "ended_at", "created_at", "expires_at", "archived_at",

@@ -41,8 +41,7 @@ def create(call: Call) -> Response:
 def list_batches(call: Call) -> Response:
     """List the batches of the workspace."""
     batches, has_more = call.world.store.page(call.workspace or "", PageQuery.of(call.request.query_params))
-    now = call.world.clock.now()
-    entries = [batch.as_json(now, _base_url(call), live=call.world.settings.live_counts) for batch in batches]
+    entries = [batch.as_json(call.now, _base_url(call), live=call.world.settings.live_counts) for batch in batches]
     return _json(page(entries, has_more=has_more))
 
 
@@ -50,7 +49,7 @@ def retrieve(call: Call) -> Response:
     """Show one batch."""
     batch = _find(call)
     response = _batch(call, batch)
-    if batch.status(call.at) != "ended":
+    if batch.status(call.now) != "ended":
         response.headers["retry-after"] = "10"
     return response
 
@@ -58,18 +57,18 @@ def retrieve(call: Call) -> Response:
 def cancel(call: Call) -> Response:
     """Let a batch end soon."""
     batch = _find(call)
-    status = batch.status(call.at)
+    status = batch.status(call.now)
     if status == "ended" and call.world.settings.cancel_ended == "error":
         raise invalid(f"Message Batch {batch.id} has already ended and cannot be canceled.")
     if status == "in_progress":
-        call.world.store.cancel(batch, call.at, call.world.settings.cancel_seconds)
+        call.world.store.cancel(batch, call.now, call.world.settings.cancel_seconds)
     return _batch(call, _find(call))
 
 
 def delete(call: Call) -> Response:
     """Forget a batch that has ended."""
     batch = _find(call)
-    if batch.status(call.at) != "ended":
+    if batch.status(call.now) != "ended":
         raise invalid(RUNNING_DELETE)
     call.world.store.delete(batch)
     return _json({"id": batch.id, "type": "message_batch_deleted"})
@@ -78,7 +77,7 @@ def delete(call: Call) -> Response:
 def results(call: Call) -> Response:
     """Stream the results, tampered with where faults say so."""
     batch = _find(call)
-    if not batch.has_results(call.at):
+    if not batch.has_results(call.now):
         raise no_results(batch.id)
     lines = result_lines(call.world.store, batch)
     for kind in TAMPERING:
@@ -167,7 +166,7 @@ def _find(call: Call) -> Batch:
 
 
 def _batch(call: Call, batch: Batch) -> Response:
-    now = max(call.at, batch.created_at)
+    now = max(call.now, batch.created_at)
     return _json(batch.as_json(now, _base_url(call), live=call.world.settings.live_counts))
 
 

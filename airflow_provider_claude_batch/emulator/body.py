@@ -51,8 +51,8 @@ class JsonWindow:
             except json.JSONDecodeError as error:
                 if self._complete or not self._may_be_cut(error):
                     self._refuse(error.msg, error.pos)
-            except RecursionError:
-                self._refuse("too deeply nested")
+            except (RecursionError, ValueError) as error:
+                self._refuse(str(error))
             else:
                 if self._complete or end < len(self._text):
                     raw, self._at = self._text[self._at : end], end
@@ -146,17 +146,17 @@ def _elements(window: JsonWindow) -> Iterator[tuple[Any, str]]:
         return
     while True:
         value, raw = window.value()
-        if "\\u" in raw:
-            _refuse_lone_surrogates(raw)
+        _refuse_unreadable(raw)
         yield value, raw
         if window.take(",]") == "]":
             return
 
 
-def _refuse_lone_surrogates(raw: str) -> None:
+def _refuse_unreadable(raw: str) -> None:
+    # Lone surrogates and numbers out of range, which Python's own decoder lets through.
     try:
         msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise not_json(str(error), 0) from None
 
 

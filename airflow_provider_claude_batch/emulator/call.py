@@ -37,6 +37,7 @@ class Call:
         self.batch_id: str | None = request.path_params.get("batch_id")
         self.request_id = new_id("req_")
         self.at, self.real_at = world.clock.now(), time.time()
+        self.now = self.at
         self.workspace: str | None = None
         self.requests: int | None = None
         self.body: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed when answered
@@ -68,7 +69,7 @@ class Call:
             raise ApiError(413)
         self.body.seek(0)
 
-    def record(self, status: int | str) -> None:
+    def record(self, status: str) -> None:
         if self.recorded:
             return
         self.recorded = True
@@ -85,19 +86,19 @@ Answer = Callable[[Call], Response]
 async def serve(world: World, request: Request, operation: str, answer: Answer) -> Response:
     """Answer a call, whatever becomes of it, and record it."""
     call = Call(world, request, operation)
-    response, how = Response(), "left"
+    response, status = Response(), "failed"
     try:
         response = await _answer(call, answer)
-        how = ""
+        status = str(response.status_code)
     except ApiError as error:
-        response, how = error.response(call.request_id), ""
+        response, status = error.response(call.request_id), str(error.status)
     except HungUp as gone:
-        how = gone.how
+        status = gone.how
     except (ClientDisconnect, Stopping):
-        pass
+        status = "left"
     finally:
         call.body.close()
-        call.record(how or response.status_code)
+        call.record(status)
     _stamp(call, response)
     return response
 
@@ -107,6 +108,7 @@ async def _answer(call: Call, answer: Answer) -> Response:
     call.workspace = call.world.workspace(call.key)
     _check_version(call)
     await _strike_before(call)
+    call.now = call.world.clock.now()
     response = await run_in_threadpool(answer, call)
     await _strike_after(call)
     return response

@@ -1,5 +1,6 @@
 """The endpoints under /emulator: what tests and demos steer the emulator with."""
 
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from email.utils import formatdate
 
@@ -87,7 +88,7 @@ def reset(order: Order) -> object:
 def submitted(order: Order) -> object:
     """Stream what was submitted as one batch."""
     batch = order.world.store.find(None, order.request.path_params["batch_id"])
-    lines = _submitted_lines(order.world.store.bodies(batch))
+    lines = _submitted_lines(order.world.store.rows_as_submitted(batch))
     return LineStream(lines, {"content-type": "application/x-jsonl"}, order.world.hang_up)
 
 
@@ -127,11 +128,10 @@ def _control(control: Control, order: Order) -> Response:
     return answer if isinstance(answer, Response) else _json(answer, 200)
 
 
-def _submitted_lines(pieces: Iterator[list[bytes]]) -> Iterator[bytes]:
-    for bodies in pieces:
-        for body in bodies:
-            # A raw body may be pretty-printed; a line must be one line.
-            yield (msgspec.json.format(body, indent=-1) if b"\n" in body else body) + b"\n"
+def _submitted_lines(rows: Iterator[sqlite3.Row]) -> Iterator[bytes]:
+    for row in rows:
+        # A raw body may be pretty-printed; a line must be one line.
+        yield (msgspec.json.format(row["body"], indent=-1) if b"\n" in row["body"] else row["body"]) + b"\n"
 
 
 def _json(value: object, status: int) -> Response:

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS journal (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, real_at REAL NOT NULL, method TEXT, path TEXT, query TEXT,
     operation TEXT, workspace TEXT, status INTEGER, request_id TEXT, batch_id TEXT, requests INTEGER,
     body_bytes INTEGER, retry_count INTEGER, user_agent TEXT);
-DELETE FROM requests WHERE batch IN (SELECT number FROM batches WHERE position IS NULL);
+DELETE FROM requests WHERE batch IN (SELECT number FROM batches WHERE position IS NULL OR deleted);
 DELETE FROM batches WHERE position IS NULL;
 """
 TABLES = ("batches", "requests", "faults", "journal")

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from itertools import islice
 from typing import IO, Any
 
 from msgspec import Struct
@@ -20,7 +19,7 @@ from airflow_provider_claude_batch.emulator.world import World
 
 CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 MAX_CUSTOM_ID = 64
-CHUNK = 500
+CHUNK, CHUNK_BYTES = 500, 1 << 22
 
 
 class Submission(Struct, frozen=True):
@@ -117,14 +116,25 @@ def take_in(intake: Intake, file: IO[bytes]) -> Batch:
 
 
 def _add(intake: Intake, file: IO[bytes]) -> None:
-    rows, first = intake.rows(file), 0
-    while chunk := list(islice(rows, CHUNK)):
+    first = 0
+    for chunk in _chunks(intake.rows(file)):
         if intake.world.stopping.is_set():
             raise Stopping
         intake.world.store.add(intake.draft, chunk, first)
         first += len(chunk)
     if refusal := intake.verdict():
         raise refusal
+
+
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    chunk, size = [], 0
+    for row in rows:
+        chunk.append(row)
+        size += len(row.body)
+        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    yield chunk
 
 
 def _envelope_problem(element: Any, at: int) -> ApiError | None:

@@ -14,7 +14,7 @@ FILTERS = ("operation", "status", "workspace", "batch_id", "method", "request_id
 
 
 class Entry(Struct, frozen=True):
-    """One call and how it was answered: a status, or `dropped`, `hung` or `left`."""
+    """One call and how it was answered: a status, or `dropped`, `hung`, `left` or `failed`."""
 
     at: float
     real_at: float
@@ -23,7 +23,7 @@ class Entry(Struct, frozen=True):
     query: str
     operation: str
     workspace: str | None
-    status: int | str
+    status: str
     request_id: str
     batch_id: str | None
     requests: int | None

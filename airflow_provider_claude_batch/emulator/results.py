@@ -24,14 +24,11 @@ TAMPERING = (
 
 def result_lines(store: Store, batch: Batch) -> Iterator[bytes]:
     """Write one line for each request, by place: neither the order of submission nor a random one."""
-    after = -1
-    while rows := store.rows_by_place(batch, after):
-        for row in rows:
-            fate = Fate(row["outcome"], row["message"]) if row["place"] <= batch.cutoff else Fate(batch.leftover)
-            params = msgspec.json.decode(row["body"])["params"]
-            line = {"custom_id": row["custom_id"], "result": result(fate, params, batch.id, row["custom_id"])}
-            yield msgspec.json.encode(line) + b"\n"
-        after = rows[-1]["place"]
+    for row in store.rows_by_place(batch):
+        fate = Fate(row["outcome"], row["message"]) if row["place"] <= batch.cutoff else Fate(batch.leftover)
+        params = msgspec.json.decode(row["body"])["params"]
+        line = {"custom_id": row["custom_id"], "result": result(fate, params, batch.id, row["custom_id"])}
+        yield msgspec.json.encode(line) + b"\n"
 
 
 def tamper(lines: Iterator[bytes], fault: Fault) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ KNOWN = frozenset({
 })  # fmt: skip
 NOT_IN_BATCHES = ("speed", "fallbacks", "store", "previous_thread_event_id", "cache_hint", "context_hint")
 NOT_COUNTED = frozenset({"max_tokens", "stop_sequences", "metadata", "service_tier", "stream"})
+ROLES = ("user", "assistant", "system")
 THINKING = ("enabled", "disabled", "adaptive")
 
 
@@ -125,11 +126,19 @@ def _turn(at: int, turn: Any) -> Problem | None:
         return Problem(f"messages.{at}: Input should be a valid dictionary")
     if missing := next((name for name in ("role", "content") if name not in turn), None):
         return Problem(f"messages.{at}.{missing}: Field required")
-    if turn["role"] not in {"user", "assistant", "system"}:
+    if turn["role"] not in ROLES:
         return Problem(f"messages.{at}.role: Input should be 'user' or 'assistant'")
     if not isinstance(turn["content"], str | list):
         return Problem(f"messages.{at}.content: Input should be a valid list")
     return None
+
+
+def _stop_sequences(asked: Asked) -> Problem | None:
+    sequences = asked.params.get("stop_sequences", [])
+    if not isinstance(sequences, list):
+        return Problem("stop_sequences: Input should be a valid list")
+    at = next((at for at, sequence in enumerate(sequences) if not isinstance(sequence, str)), None)
+    return None if at is None else Problem(f"stop_sequences.{at}: Input should be a valid string")
 
 
 def _thinking(asked: Asked) -> Problem | None:
@@ -156,7 +165,12 @@ def _length(asked: Asked) -> Problem | None:
 
 
 def _dead(url: Any) -> bool:
-    return isinstance(url, str) and (urlsplit(url).hostname or "").endswith(".invalid")
+    if not isinstance(url, str):
+        return False
+    try:
+        return (urlsplit(url).hostname or "").endswith(".invalid")
+    except ValueError:
+        return True
 
 
 def _blocks(messages: Any) -> list[tuple[int, Any, int, dict[str, Any]]]:
@@ -178,6 +192,7 @@ CHECKS: tuple[Callable[[Asked], Problem | None], ...] = (
     _model,
     _max_tokens,
     _messages,
+    _stop_sequences,
     _thinking,
     _sources,
     _length,

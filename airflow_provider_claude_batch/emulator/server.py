@@ -32,15 +32,20 @@ class LocalServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(settings: Settings, host: str, port: int, ready: Callable[[str], None], *, verbose: bool) -> None:
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port; connections wait from now on."""
+    return socket.create_server((host, port))
+
+
+def run(settings: Settings, listener: socket.socket, ready: Callable[[str], None], *, verbose: bool) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is told the base URL once connections are taken."""
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, _exit)
-    listener = socket.create_server((host, port))
     world = World(settings)
     server = LocalServer(_config(world, verbose=verbose))
     world.hang_up = server.hang_up
-    ready(f"http://{host}:{listener.getsockname()[1]}")
+    host, port, *_ = listener.getsockname()
+    ready(f"http://{host}:{port}")
     try:
         server.run(sockets=[listener])
     finally:

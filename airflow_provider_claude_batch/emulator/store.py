@@ -17,6 +17,7 @@ from airflow_provider_claude_batch.emulator.settings import DAY
 # requests.id is the batch's number and the request's ordinal in one: submission order without another index.
 ORDINALS = 1 << 20
 PAGE = 200
+FORGET_SQL = "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE id >= ? AND id < ? LIMIT 2000)"
 PAGE_SQL = "SELECT * FROM batches WHERE workspace = ? AND position > ? AND position < ? AND NOT deleted"
 
 
@@ -63,8 +64,8 @@ class Store:
             connection.executemany("INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def discard(self, draft: Draft) -> None:
+        self._forget_requests(draft.number)
         with self._database.writing() as connection:
-            connection.execute("DELETE FROM requests WHERE batch = ?", (draft.number,))
             connection.execute("DELETE FROM batches WHERE number = ?", (draft.number,))
 
     def accept(self, draft: Draft, requests: int, duration: float) -> Batch:
@@ -90,8 +91,8 @@ class Store:
     def delete(self, batch: Batch) -> None:
         # The row stays as a tombstone, so that a list goes on from its id and ordinals do not repeat.
         with self._database.writing() as connection:
-            connection.execute("DELETE FROM requests WHERE batch = ?", (batch.number,))
             connection.execute("UPDATE batches SET deleted = 1 WHERE number = ?", (batch.number,))
+        self._forget_requests(batch.number)
 
     def find(self, workspace: str | None, batch_id: str) -> Batch:
         """Find a batch of a workspace, or of any."""
@@ -115,20 +116,36 @@ class Store:
         batches = [Batch.of(row) for row in rows[: query.limit]]
         return batches[::-1] if query.backwards else batches, len(rows) > query.limit
 
-    def rows_by_place(self, batch: Batch, after: int) -> list[sqlite3.Row]:
-        """Read the next requests in the order in which they are worked off."""
-        return self._rows(
-            "SELECT * FROM requests WHERE batch = ? AND place > ? ORDER BY place LIMIT ?", (batch.number, after, PAGE)
-        ).fetchall()
-
-    def bodies(self, batch: Batch) -> Iterator[list[bytes]]:
-        """Read what was submitted, in that order, in pieces."""
-        after, end = batch.number * ORDINALS - 1, (batch.number + 1) * ORDINALS
-        while rows := self._rows(
-            "SELECT id, body FROM requests WHERE id > ? AND id < ? ORDER BY id LIMIT ?", (after, end, PAGE)
+    def rows_by_place(self, batch: Batch) -> Iterator[sqlite3.Row]:
+        """Read the requests in the order in which they are worked off."""
+        after = -1
+        while page := self._rows(
+            "SELECT id, place FROM requests WHERE batch = ? AND place > ? ORDER BY place LIMIT ?",
+            (batch.number, after, PAGE),
         ).fetchall():
-            yield [row["body"] for row in rows]
-            after = rows[-1]["id"]
+            yield from self._whole(page)
+            after = page[-1]["place"]
+
+    def rows_as_submitted(self, batch: Batch) -> Iterator[sqlite3.Row]:
+        """Read the requests in the order in which they came."""
+        after, end = batch.number * ORDINALS - 1, (batch.number + 1) * ORDINALS
+        while page := self._rows(
+            "SELECT id FROM requests WHERE id > ? AND id < ? ORDER BY id LIMIT ?", (after, end, PAGE)
+        ).fetchall():
+            yield from self._whole(page)
+            after = page[-1]["id"]
+
+    def _whole(self, page: list[sqlite3.Row]) -> Iterator[sqlite3.Row]:
+        # One at a time, since a request may be megabytes large.
+        for row in page:
+            yield from self._rows("SELECT * FROM requests WHERE id = ?", (row["id"],)).fetchall()
+
+    def _forget_requests(self, number: int) -> None:
+        # In pieces, so that other writers get their turn in between.
+        bounds, gone = (number * ORDINALS, (number + 1) * ORDINALS), 1
+        while gone:
+            with self._database.writing() as connection:
+                gone = connection.execute(FORGET_SQL, bounds).rowcount
 
     def _position(self, workspace: str, batch_id: str | None, otherwise: int) -> int:
         if batch_id is None:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from airflow_provider_claude_batch.emulator.faults import Fault
 
-LINES_AT_A_TIME = 200
+LINES_AT_A_TIME, BYTES_AT_A_TIME = 200, 1 << 18
 HangUp = Callable[[Scope, bool], None]
 
 
@@ -30,9 +30,10 @@ class LineStream(Response):
         leaving = asyncio.ensure_future(left(receive))
         try:
             if self._interruption:
-                head = await run_in_threadpool(_head, self._lines, self._interruption)
+                head, rest = await run_in_threadpool(_split, self._lines, self._interruption)
                 await self._send(send, head)
                 await self._interrupt(scope, self._interruption, leaving)
+                await self._send(send, rest)
             while not leaving.done() and (chunk := await run_in_threadpool(_join, self._lines)):
                 await self._send(send, chunk)
             if not leaving.done():
@@ -66,16 +67,21 @@ async def wait(leaving: Awaitable[None], seconds: float | None) -> bool:
 
 
 def _join(lines: Iterator[bytes]) -> bytes:
-    return b"".join(islice(lines, LINES_AT_A_TIME))
+    piece = bytearray()
+    for line in islice(lines, LINES_AT_A_TIME):
+        piece += line
+        if len(piece) >= BYTES_AT_A_TIME:
+            break
+    return bytes(piece)
 
 
-def _head(lines: Iterator[bytes], fault: Fault) -> bytes:
-    """Take what is sent before the interruption, which is in the midst of a line."""
+def _split(lines: Iterator[bytes], fault: Fault) -> tuple[bytes, bytes]:
+    """Take what is sent before the interruption, which is in the midst of a line, and the rest of that line."""
     if fault.bytes is None:
-        whole = b"".join(islice(lines, 1 if fault.rows is None else fault.rows))
-        half = next(lines, b"")
-        return whole + half[: len(half) // 2]
-    head = bytearray()
-    while len(head) < fault.bytes and (line := next(lines, b"")):
-        head += line
-    return bytes(head[: fault.bytes])
+        head = b"".join(islice(lines, 1 if fault.rows is None else fault.rows))
+        line = next(lines, b"")
+        return head + line[: len(line) // 2], line[len(line) // 2 :]
+    taken = bytearray()
+    while len(taken) < fault.bytes and (line := next(lines, b"")):
+        taken += line
+    return bytes(taken[: fault.bytes]), bytes(taken[fault.bytes :])

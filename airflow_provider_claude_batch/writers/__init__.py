@@ -1,6 +1,6 @@
 """Warehouses behind one door: the type of a connection names the writer, which is loaded on demand."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -23,12 +23,11 @@ class Writer(Protocol):
     def answered(self) -> Iterator[tuple[str, str]]: ...
 
 
-def open_writer(conn_type: str, hook: Any, table: str) -> Writer:
-    """Return the writer for a type of connection; `hook` is what Airflow offers for that connection."""
+def find_writer(conn_type: str) -> Callable[[Any, Table], Writer]:
+    """Return the writer for a type of connection: it takes the hook that Airflow offers for it, and a table."""
     if conn_type not in _WRITERS:
         raise Misconfigured(
             f"There is no writer for connections of type {conn_type!r}: rows can go to {', '.join(sorted(_WRITERS))}."
         )
-    module = import_module(f"{__name__}.{conn_type}")
-    writer: Writer = getattr(module, _WRITERS[conn_type])(hook, Table.parse(table))
+    writer: Callable[[Any, Table], Writer] = getattr(import_module(f"{__name__}.{conn_type}"), _WRITERS[conn_type])
     return writer

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +16,8 @@ from airflow_provider_claude_batch.row import COLUMNS, Kind, Row
 from airflow_provider_claude_batch.writers import Retryable
 from airflow_provider_claude_batch.writers.table import Table, quote
 
-_CHUNK = 10_000
+_CHUNK_ROWS = 10_000
+_CHUNK_CHARS = 16_000_000
 _PATIENCE = 600.0
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
@@ -36,6 +36,7 @@ _STAGED: dict[Kind, pa.DataType] = {
     "json": pa.large_string(),
 }
 _SCHEMA = pa.schema([(column.name, _STAGED[column.kind]) for column in COLUMNS])
+_STAGED_ROWS = "claude_batch_staged_rows"
 _NAMES = ", ".join(quote(column.name) for column in COLUMNS)
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class DuckDBWriter:
     def __init__(self, hook: Any, table: Table) -> None:
         self._hook = hook
         self._table = table
-        if hook.get_database() == ":memory:":
+        if hook.get_database().startswith(":memory:"):
             raise Misconfigured(
                 "A DuckDB database in memory is gone with the task: put the path of a file into the connection's host."
             )
@@ -57,34 +58,37 @@ class DuckDBWriter:
         with TemporaryDirectory(prefix="claude_batch_") as folder:
             staged = Path(folder, "rows.arrow")
             _stage(rows, staged)
-            with self._open() as con, pa.memory_map(str(staged)) as source:
+            with self._open() as con, pa.OSFile(str(staged)) as source:
                 self._define(con)
                 con.begin()
                 con.execute(self._table.delete(len(batch_ids)), list(batch_ids))
-                con.register("staged_rows", pa.ipc.open_file(source).read_all())
-                con.execute(f"INSERT INTO {self._table} ({_NAMES}) SELECT {_NAMES} FROM staged_rows")
+                con.register(_STAGED_ROWS, pa.ipc.open_stream(source))
+                con.execute(f"INSERT INTO {self._table} ({_NAMES}) SELECT {_NAMES} FROM {_STAGED_ROWS}")
                 con.commit()
 
     def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
         """Read which requests of the batches may be tried again."""
         with self._open() as con:
-            yield from con.execute(self._table.select_retryable(len(batch_ids)), list(batch_ids)).fetchall()
+            found = con.execute(self._table.select_retryable(len(batch_ids)), list(batch_ids)).fetchall()
+        yield from found
 
     def answered(self) -> Iterator[tuple[str, str]]:
         """Read which requests have a usable answer, by id and hash."""
         with self._open() as con:
-            yield from con.execute(self._table.select_answered()).fetchall()
+            found = con.execute(self._table.select_answered()).fetchall() if self._columns(con, self._table) else []
+        yield from found
 
     def _define(self, con: duckdb.DuckDBPyConnection) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
-        found = self._columns(con)
+        found = self._columns(con, self._table)
         missing = [column for column in COLUMNS if column.name not in found]
         self._refuse_other_types(found)
         if not missing and self._has_views(con):
             return
         con.begin()
-        for part in self._table.parts[-2:-1]:
-            con.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(part)}")
+        schema = self._table.parts[:-1]
+        if schema and schema != con.execute("SELECT current_database()").fetchone():
+            con.execute(f"CREATE SCHEMA IF NOT EXISTS {'.'.join(map(quote, schema))}")
         if not found:
             columns = ", ".join(f"{quote(column.name)} {_TYPES[column.kind]}" for column in COLUMNS)
             con.execute(f"CREATE TABLE {self._table} ({columns})")
@@ -94,17 +98,14 @@ class DuckDBWriter:
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {select}")
         con.commit()
 
-    def _columns(self, con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    def _columns(self, con: duckdb.DuckDBPyConnection, table: Table) -> dict[str, str]:
         try:
-            return {row[0]: row[1] for row in con.execute(f"DESCRIBE {self._table}").fetchall()}
+            return {row[0].lower(): row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
         except duckdb.CatalogException:
             return {}
 
     def _has_views(self, con: duckdb.DuckDBPyConnection) -> bool:
-        names = [view.name for view in self._table.views(())]
-        marks = ", ".join("?" * len(names))
-        found = con.execute(f"SELECT count(DISTINCT view_name) FROM duckdb_views() WHERE view_name IN ({marks})", names)
-        return found.fetchall() == [(len(names),)]
+        return all(self._columns(con, view) for view in self._table.views(()))
 
     def _refuse_other_types(self, found: dict[str, str]) -> None:
         for column in COLUMNS:
@@ -118,9 +119,13 @@ class DuckDBWriter:
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             with closing(self._connect()) as con:
+                # Else a table that is missing is taken for a variable of ours that has its name.
+                con.execute("SET python_enable_replacements = false")
                 yield con
         except duckdb.Error as error:
-            raise WarehouseUnavailable(f"DuckDB could not do it: {_first_line(error)}.") from None
+            raise WarehouseUnavailable(
+                f"DuckDB could not use connection {self._hook.get_conn_id()!r}: {_first_line(error)}."
+            ) from None
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Open the file; while another process holds it, wait for it."""
@@ -129,7 +134,7 @@ class DuckDBWriter:
             try:
                 con: duckdb.DuckDBPyConnection = self._hook.get_conn()
             except duckdb.IOException as error:
-                if "lock" not in str(error).lower() or waited >= _PATIENCE:
+                if "Could not set lock" not in str(error) or waited >= _PATIENCE:
                     raise
                 if not waited:
                     log.info("Another process holds the DuckDB file; waiting for it, %.0f s at most.", _PATIENCE)
@@ -141,10 +146,23 @@ class DuckDBWriter:
 
 
 def _stage(rows: Iterable[Row], path: Path) -> None:
-    rows = iter(rows)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
-        while chunk := list(islice(rows, _CHUNK)):
-            file.write_batch(_record_batch(chunk))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as stream:
+        for chunk in _chunks(rows):
+            stream.write_batch(_record_batch(chunk))
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Group rows; a few long answers fill a chunk as well as many short ones."""
+    chunk: list[Row] = []
+    chars = 0
+    for row in rows:
+        chunk.append(row)
+        chars += len(row.text or "") + len(row.content or "")
+        if len(chunk) >= _CHUNK_ROWS or chars >= _CHUNK_CHARS:
+            yield chunk
+            chunk, chars = [], 0
+    if chunk:
+        yield chunk
 
 
 def _record_batch(rows: list[Row]) -> pa.RecordBatch:

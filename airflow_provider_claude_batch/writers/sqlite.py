@@ -54,12 +54,14 @@ class SQLiteWriter:
     def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
         """Read which requests of the batches may be tried again."""
         with self._open() as con:
-            yield from con.execute(self._table.select_retryable(len(batch_ids)), batch_ids)
+            found = con.execute(self._table.select_retryable(len(batch_ids)), batch_ids).fetchall()
+        yield from found
 
     def answered(self) -> Iterator[tuple[str, str]]:
         """Read which requests have a usable answer, by id and hash."""
         with self._open() as con:
-            yield from con.execute(self._table.select_answered())
+            found = con.execute(self._table.select_answered()).fetchall() if self._columns(con) else []
+        yield from found
 
     def _stage(self, con: sqlite3.Connection, rows: Iterable[Row]) -> None:
         con.execute(f"CREATE TABLE {_STAGED} ({_DEFINITION})")
@@ -70,7 +72,7 @@ class SQLiteWriter:
 
     def _define(self, con: sqlite3.Connection) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
-        found = {row[1]: row[2] for row in con.execute(f"PRAGMA main.table_info({self._table})")}
+        found = self._columns(con)
         missing = [column for column in COLUMNS if column.name not in found]
         self._refuse_other_types(found)
         if not found:
@@ -81,6 +83,9 @@ class SQLiteWriter:
             if missing:
                 con.execute(f"DROP VIEW IF EXISTS main.{view}")
             con.execute(f"CREATE VIEW IF NOT EXISTS main.{view} AS {select}")
+
+    def _columns(self, con: sqlite3.Connection) -> dict[str, str]:
+        return {row[1].lower(): row[2].upper() for row in con.execute(f"PRAGMA main.table_info({self._table})")}
 
     def _refuse_other_types(self, found: dict[str, str]) -> None:
         for column in COLUMNS:
@@ -97,7 +102,9 @@ class SQLiteWriter:
                 self._prepare(con)
                 yield con
         except sqlite3.Error as error:
-            raise WarehouseUnavailable(f"SQLite could not do it: {error}.") from None
+            raise WarehouseUnavailable(
+                f"SQLite could not use connection {self._hook.get_conn_id()!r}: {error}."
+            ) from None
 
     def _prepare(self, con: sqlite3.Connection) -> None:
         """Take transactions into our own hands, wait for other writers, and refuse a database without a file."""

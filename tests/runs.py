@@ -1,0 +1,32 @@
+"""What tests look up in Airflow's own records of a run."""
+
+import json
+from typing import Any
+
+
+def states(run: Any) -> dict[str, Any]:
+    """Return the state of each task."""
+    return {ti.task_id: ti.state for ti in run.get_task_instances()}
+
+
+def xcom(run: Any, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+    """Return an XCom as Airflow stores it, or None."""
+    from airflow.models.xcom import XComModel as X
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    place = (X.dag_id == run.dag_id, X.run_id == run.run_id, X.task_id == task_id, X.map_index == map_index)
+    with create_session() as session:
+        value = session.scalar(select(X.value).where(*place, X.key == key))
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def rendered(run: Any, task_id: str) -> list[dict[str, Any]]:
+    """Return the rendered fields of a task, one dict for each map index."""
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields as Fields
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    place = (Fields.dag_id == run.dag_id, Fields.run_id == run.run_id, Fields.task_id == task_id)
+    with create_session() as session:
+        return list(session.scalars(select(Fields.rendered_fields).where(*place)))

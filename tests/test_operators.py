@@ -1,0 +1,321 @@
+"""ClaudeBatchOperator and ClaudeBatchResultsOperator as tasks of real Dag runs."""
+
+import json
+from typing import Any
+
+import pytest
+from airflow.sdk import dag, task
+from runs import rendered, states, xcom
+
+from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor
+
+DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 512}
+TEMPLATE = "{{ 7 * 6 }} {% raw %} {{ var.value.secret }}"
+
+
+def some_requests(count: int = 3, text: str = "Say hello") -> list[dict[str, Any]]:
+    return [
+        {"custom_id": f"r-{n}", "params": {"messages": [{"role": "user", "content": f"{text} {n}"}]}}
+        for n in range(count)
+    ]
+
+
+def submitted_texts(emulator: Any) -> list[str]:
+    ids = [call["batch_id"] for call in emulator.journal(operation="create")]
+    return [r["params"]["messages"][0]["content"] for batch_id in ids for r in emulator.submitted(batch_id)]
+
+
+def submit_dag(**arguments: Any) -> Any:
+    @dag(schedule=None)
+    def one_submission() -> None:
+        ClaudeBatchOperator(task_id="submit", **{"defaults": DEFAULTS, **arguments})
+
+    return one_submission()
+
+
+def test_a_receipt_comes_back_under_both_keys(emulator: Any, run_dag: Any) -> None:
+    run = run_dag(submit_dag(requests=some_requests()))
+    receipt = xcom(run, "submit")
+    assert run.state == "success"
+    assert receipt == xcom(run, "submit", key="claude_batch")
+    assert receipt["v"] == 1
+    assert receipt["requests"] == 3
+    assert receipt["attempt"] == 1
+    assert receipt["conn_id"] == "anthropic_default"
+    assert receipt["submit_task"] == "submit"
+    assert receipt["models"] == ["claude-haiku-4-5"]
+    assert receipt["estimate_usd"] > 0
+    assert [part["requests"] for part in receipt["batches"]] == [3]
+    assert receipt["batches"][0]["bytes"] == emulator.journal(operation="create")[0]["body_bytes"]
+
+
+def test_defaults_go_under_each_request_and_betas_into_the_header(emulator: Any, run_dag: Any) -> None:
+    requests = some_requests(2)
+    requests[1]["params"]["max_tokens"] = 7
+    defaults = {**DEFAULTS, "system": "run {{ dag.dag_id }}", "betas": ["output-300k-2026-03-24"]}
+    run = run_dag(submit_dag(requests=requests, defaults=defaults))
+    sent = emulator.submitted(xcom(run, "submit")["batches"][0]["id"])
+    assert [r["params"]["max_tokens"] for r in sent] == [512, 7]
+    assert {r["params"]["system"] for r in sent} == {"run one_submission"}
+    assert all("betas" not in r["params"] for r in sent)
+
+
+def templates_dag(form: str) -> Any:
+    @dag(schedule=None)
+    def templates() -> None:
+        @task
+        def build(text: str = TEMPLATE) -> list[dict[str, Any]]:
+            return some_requests(2, text)
+
+        @task
+        def build_two() -> list[list[dict[str, Any]]]:
+            return [some_requests(1, TEMPLATE), some_requests(1, TEMPLATE)]
+
+        @task
+        def build_kwargs() -> list[dict[str, Any]]:
+            return [{"requests": some_requests(1, TEMPLATE)}, {"requests": some_requests(1, TEMPLATE)}]
+
+        match form:
+            case "inline":
+                ClaudeBatchOperator(task_id="submit", defaults=DEFAULTS, requests=some_requests(2, TEMPLATE))
+            case "plain":
+                ClaudeBatchOperator(task_id="submit", defaults=DEFAULTS, requests=build())
+            case "mapped upstream":
+
+                @task
+                def build_part(part: int) -> list[dict[str, Any]]:
+                    return [{**r, "custom_id": f"{part}-{r['custom_id']}"} for r in some_requests(1, TEMPLATE)]
+
+                ClaudeBatchOperator(task_id="submit", defaults=DEFAULTS, requests=build_part.expand(part=[1, 2]))
+            case "expand":
+                ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS).expand(requests=build_two())
+            case "expand_kwargs":
+                ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS).expand_kwargs(build_kwargs())
+            case "partial":
+                ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS, requests=build()).expand(shard_size=[2])
+
+    return templates()
+
+
+@pytest.mark.parametrize("form", ["inline", "plain", "mapped upstream", "expand", "expand_kwargs", "partial"])
+def test_a_template_in_a_prompt_stays_text(form: str, emulator: Any, run_dag: Any) -> None:
+    run = run_dag(templates_dag(form))
+    assert run.state == "success"
+    texts = submitted_texts(emulator)
+    assert len(texts) == 2
+    assert all(text.startswith(TEMPLATE) for text in texts)
+    fields = rendered(run, "submit")
+    assert fields
+    assert TEMPLATE not in json.dumps(fields)
+    assert "42" not in json.dumps([f["requests"] for f in fields])
+
+
+def test_ten_thousand_requests_cost_the_rendered_fields_nothing(emulator: Any, run_dag: Any) -> None:
+    @dag(schedule=None)
+    def many() -> None:
+        @task(show_return_value_in_logs=False)
+        def build() -> list[dict[str, Any]]:
+            return some_requests(10_000, "x" * 500)
+
+        ClaudeBatchOperator(task_id="submit", requests=build(), defaults=DEFAULTS)
+
+    run = run_dag(many())
+    assert run.state == "success"
+    assert emulator.journal(operation="create")[0]["requests"] == 10_000
+    (fields,) = rendered(run, "submit")
+    assert fields["requests"] == "from build"
+    assert len(json.dumps(fields)) < 300
+
+
+def test_a_mapped_upstream_is_one_submission(emulator: Any, run_dag: Any) -> None:
+    run = run_dag(templates_dag("mapped upstream"))
+    assert xcom(run, "submit")["requests"] == 2
+    assert len(emulator.journal(operation="create")) == 1
+
+
+@pytest.mark.parametrize("nothing", [[], None, [[], []]])
+def test_nothing_to_send_is_skipped_and_says_so(nothing: Any, emulator: Any, run_dag: Any, capfd: Any) -> None:
+    @dag(schedule=None)
+    def empty() -> None:
+        @task
+        def build() -> Any:
+            return nothing
+
+        submit = ClaudeBatchOperator(task_id="submit", requests=build(), defaults=DEFAULTS)
+        ClaudeBatchSensor(task_id="wait", batch=submit.output)
+
+    run = run_dag(empty())
+    assert states(run) == {"build": "success", "submit": "skipped", "wait": "skipped"}
+    assert "There is nothing to send" in capfd.readouterr().out
+    assert emulator.journal(operation="create") == []
+
+
+def test_a_shard_size_makes_several_batches_full_ones_first(emulator: Any, run_dag: Any) -> None:
+    run = run_dag(submit_dag(requests=some_requests(7), shard_size=3))
+    receipt = xcom(run, "submit")
+    assert [part["requests"] for part in receipt["batches"]] == [3, 3, 1]
+    assert len({part["mark"] for part in receipt["batches"]}) == 3
+
+
+def bad(**change: Any) -> list[dict[str, Any]]:
+    request = some_requests(1)[0]
+    return [{**request, "params": {**request["params"], **change}}]
+
+
+MISTAKES = {
+    "There is no connection 'nowhere'": {"requests": some_requests(), "conn_id": "nowhere"},
+    "does not accept the key of connection 'wrong_key'": {"requests": some_requests(), "conn_id": "wrong_key"},
+    "There is no model 'claude-typo' for connection 'anthropic_default'": {"requests": bad(model="claude-typo")},
+    "custom_id stands twice": {"requests": some_requests() + some_requests()},
+    "model is missing": {"requests": some_requests(), "defaults": {"max_tokens": 5}},
+    "max_tokens must be a whole number": {"requests": bad(max_tokens=0)},
+    "betas are a header of the whole batch": {"requests": bad(betas=["x"])},
+    "batches do not take stream": {"requests": bad(stream=True)},
+    "requests= takes a list of dicts, and was given a str": {"requests": "no path yet"},
+    "max_requests allows 2 requests, and this submission has 3": {"requests": some_requests(), "max_requests": 2},
+    "max_cost_usd allows $0.00": {"requests": some_requests(), "max_cost_usd": 0.0},
+    "The API cannot be reached": {"requests": some_requests(), "conn_id": "unreachable"},
+}
+
+
+@pytest.mark.parametrize("sentence", MISTAKES)
+def test_a_mistake_is_one_clear_sentence_and_nothing_is_paid(
+    sentence: str, emulator: Any, run_dag: Any, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.fault("status", status=401, type="authentication_error", message="API key is invalid.", times=-1)
+    if "wrong_key" not in sentence:
+        emulator.clear_faults()
+    reached = {"conn_type": "anthropic", "password": "emulator-key", "host": emulator.base_url}
+    monkeypatch.setenv("AIRFLOW_CONN_WRONG_KEY", json.dumps(reached))
+    monkeypatch.setenv("AIRFLOW_CONN_UNREACHABLE", json.dumps({**reached, "host": "http://127.0.0.1:9"}))
+    run = run_dag(submit_dag(**MISTAKES[sentence]))
+    assert run.state == "failed"
+    assert sentence in capfd.readouterr().out
+    assert [call for call in emulator.journal(operation="create") if call["status"] == 200] == []
+
+
+def load_dag(batch: Any, **arguments: Any) -> Any:
+    @dag(schedule=None)
+    def one_load() -> None:
+        ClaudeBatchResultsOperator(
+            task_id="load", batch=batch, **{"warehouse_conn_id": "warehouse", "table": "answers", **arguments}
+        )
+
+    return one_load()
+
+
+@pytest.fixture
+def batch_id(emulator: Any, run_dag: Any) -> str:
+    """A batch of three requests that has ended."""
+    run = run_dag(submit_dag(requests=some_requests()))
+    emulator.advance(3600)
+    return xcom(run, "submit")["batches"][0]["id"]
+
+
+def test_a_bare_id_loads_and_its_ids_are_read_back(batch_id: str, run_dag: Any, warehouse: Any) -> None:
+    run = run_dag(load_dag(batch_id))
+    assert run.state == "success"
+    found = warehouse.query("SELECT custom_id, status, dag_id, submission FROM answers ORDER BY 1")
+    assert found == [(f"r-{n}", "succeeded", "one_load", batch_id) for n in range(3)]
+    receipt = xcom(run, "load")
+    assert receipt["rows"] == 3
+    assert receipt["counts"] == {"succeeded": 3}
+    assert 0 < receipt["cost_usd"] < receipt["live_cost_usd"]
+
+
+def test_a_batch_of_somebody_else_keeps_its_ids(emulator: Any, run_dag: Any, warehouse: Any) -> None:
+    from anthropic import Anthropic
+
+    ids = ["their-own-id-pAAAAAAAjPYHCtX", "42"]
+    requests = [{"custom_id": i, "params": {**DEFAULTS, **some_requests(1)[0]["params"]}} for i in ids]
+    with Anthropic(api_key="emulator-key", base_url=emulator.base_url) as sdk:
+        batch = sdk.messages.batches.create(requests=requests)  # type: ignore[arg-type]
+    emulator.advance(3600)
+    run_dag(load_dag(batch.id))
+    assert sorted(warehouse.query("SELECT custom_id, request_hash FROM answers")) == [(i, None) for i in sorted(ids)]
+
+
+LOAD_MISTAKES = {
+    "There is no connection 'nowhere'": {"warehouse_conn_id": "nowhere"},
+    "'1; DROP TABLE x' is not a table name": {"table": "1; DROP TABLE x"},
+    "A DuckDB database in memory is gone with the task": {"warehouse_conn_id": "in_memory"},
+    "could not do it": {"warehouse_conn_id": "no_folder"},
+    "There is no writer for connections of type 'http'": {"warehouse_conn_id": "http"},
+    "is not the id of a Message Batch": {"batch": "batch-7"},
+    "The API does not know batch msgbatch_gone": {"batch": "msgbatch_gone"},
+}
+
+
+@pytest.mark.parametrize("sentence", LOAD_MISTAKES)
+def test_a_mistake_of_a_load_is_one_clear_sentence(
+    sentence: str, batch_id: str, run_dag: Any, tmp_path: Any, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = {
+        "WAREHOUSE": {"conn_type": "duckdb", "host": str(tmp_path / "w.duckdb")},
+        "IN_MEMORY": {"conn_type": "duckdb"},
+        "NO_FOLDER": {"conn_type": "duckdb", "host": str(tmp_path / "no" / "folder" / "w.duckdb")},
+        "HTTP": {"conn_type": "http", "host": "http://127.0.0.1:9"},
+    }
+    for name, value in connections.items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name}", json.dumps(value))
+    run = run_dag(load_dag(**{"batch": batch_id, **LOAD_MISTAKES[sentence]}))
+    assert run.state == "failed"
+    assert sentence in capfd.readouterr().out
+
+
+def test_a_running_batch_is_not_loaded(emulator: Any, run_dag: Any, warehouse: Any, capfd: Any) -> None:
+    emulator.clock(freeze=True)
+    run = run_dag(submit_dag(requests=some_requests()))
+    loaded = run_dag(load_dag(xcom(run, "submit")))
+    assert loaded.state == "failed"
+    assert "is still in_progress" in capfd.readouterr().out
+
+
+def test_too_many_errors_fail_the_task_after_everything_is_written(
+    emulator: Any, run_dag: Any, warehouse: Any, capfd: Any
+) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=-1)
+    receipt = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
+    emulator.advance(3600)
+    run = run_dag(load_dag(receipt, max_error_rate=0.1))
+    assert run.state == "failed"
+    assert "1 of 3 requests have no usable answer (33.3%)" in capfd.readouterr().out
+    assert sorted(warehouse.query("SELECT status FROM answers")) == [("errored",), ("succeeded",), ("succeeded",)]
+    assert xcom(run, "load", key="claude_batch")["retry_ids"] == ["r-1"]
+
+
+def test_requests_without_a_line_are_counted_and_fail_the_task_after_writing(
+    emulator: Any, run_dag: Any, warehouse: Any, capfd: Any
+) -> None:
+    receipt = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
+    emulator.advance(3600)
+    emulator.fault("missing_lines", count=1)
+    run = run_dag(load_dag(receipt))
+    assert run.state == "failed"
+    assert "1 requests are in no line of the results" in capfd.readouterr().out
+    assert len(warehouse.query("SELECT * FROM answers")) == 2
+    assert xcom(run, "load", key="claude_batch")["counts"] == {"succeeded": 2, "missing": 1}
+
+
+@pytest.mark.parametrize("fault", ["cut_results", "duplicate_lines", "foreign_lines", "no_final_newline"])
+def test_whatever_happens_to_the_stream_each_request_is_one_row(
+    fault: str, emulator: Any, run_dag: Any, warehouse: Any
+) -> None:
+    receipt = xcom(run_dag(submit_dag(requests=some_requests(200))), "submit")
+    emulator.advance(3600)
+    emulator.fault(fault, **({"bytes": 20_000} if fault == "cut_results" else {}))
+    run = run_dag(load_dag(receipt))
+    assert run.state == "success"
+    assert len(warehouse.query("SELECT DISTINCT custom_id FROM answers")) == 200
+    assert len(warehouse.query("SELECT custom_id FROM answers")) == 200
+
+
+def test_lines_that_are_no_results_are_kept_outside_the_views(emulator: Any, run_dag: Any, warehouse: Any) -> None:
+    receipt = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
+    emulator.advance(3600)
+    emulator.fault("garbage_lines")
+    run = run_dag(load_dag(receipt))
+    assert run.state == "success"
+    assert xcom(run, "load")["counts"]["unreadable"] >= 1
+    assert warehouse.query("SELECT count(*) FROM answers_latest") == [(3,)]
+    assert warehouse.query("SELECT count(*) FROM answers WHERE custom_id IS NULL AND text IS NOT NULL")[0][0] >= 1

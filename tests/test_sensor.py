@@ -1,0 +1,130 @@
+"""ClaudeBatchSensor: the deferred wait, the wait on a worker, and their endings."""
+
+from typing import Any
+
+import pytest
+from airflow.sdk import dag
+from runs import states, xcom
+from test_operators import DEFAULTS, some_requests, submit_dag
+
+from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchSensor
+
+
+@pytest.fixture
+def receipt(emulator: Any, run_dag: Any) -> dict[str, Any]:
+    """A batch that runs for three seconds."""
+    emulator.clock(freeze=True)
+    return xcom(run_dag(submit_dag(requests=some_requests())), "submit")
+
+
+def wait_dag(batch: Any, **arguments: Any) -> Any:
+    @dag(schedule=None)
+    def one_wait() -> None:
+        ClaudeBatchSensor(task_id="wait", batch=batch, **arguments)
+
+    return one_wait()
+
+
+def test_a_deferred_wait_adds_what_became_of_each_batch(
+    receipt: dict[str, Any], emulator: Any, run_dag: Any, capfd: Any
+) -> None:
+    emulator.clock(freeze=False, speed=1)
+    run = run_dag(wait_dag(receipt, poke_interval=5))
+    seen = xcom(run, "wait")
+    assert run.state == "success"
+    assert "DEFERRED" in capfd.readouterr().out
+    assert seen == xcom(run, "wait", key="claude_batch")
+    assert seen["submission"] == receipt["submission"]
+    assert seen["batches"][0]["counts"]["succeeded"] == 3
+    assert {"created_at", "ended_at", "expires_at"} <= seen["batches"][0].keys()
+
+
+def test_a_batch_that_has_ended_needs_no_deferral(
+    receipt: dict[str, Any], emulator: Any, run_dag: Any, capfd: Any
+) -> None:
+    emulator.advance(3600)
+    run = run_dag(wait_dag(receipt))
+    assert run.state == "success"
+    assert "DEFERRED" not in capfd.readouterr().out
+    assert len(emulator.journal(operation="retrieve")) == 1
+
+
+def test_a_wait_on_a_worker_ends_the_same(receipt: dict[str, Any], emulator: Any, run_dag: Any, capfd: Any) -> None:
+    emulator.clock(freeze=False, speed=1)
+    run = run_dag(wait_dag(receipt, deferrable=False, poke_interval=1))
+    assert run.state == "success"
+    assert "DEFERRED" not in capfd.readouterr().out
+    assert xcom(run, "wait")["batches"][0]["counts"]["succeeded"] == 3
+
+
+def test_ids_are_waited_for_like_receipts(receipt: dict[str, Any], emulator: Any, run_dag: Any) -> None:
+    emulator.advance(3600)
+    batch_id = receipt["batches"][0]["id"]
+    one, many = (xcom(run_dag(wait_dag(batch)), "wait") for batch in (batch_id, [batch_id, receipt]))
+    assert one["batches"][0]["id"] == batch_id
+    assert [r["batches"][0]["counts"]["succeeded"] for r in many] == [3, 3]
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_deadline_fails_and_changes_nothing(
+    deferrable: bool, receipt: dict[str, Any], emulator: Any, run_dag: Any, capfd: Any
+) -> None:
+    run = run_dag(wait_dag(receipt, timeout=1, deferrable=deferrable, poke_interval=1))
+    assert run.state == "failed"
+    assert "WaitTimeout: 1 of the batches had not ended" in capfd.readouterr().out
+    assert emulator.journal(operation="cancel") == []
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_deadline_may_cancel_and_go_on_with_what_is_finished(
+    deferrable: bool, receipt: dict[str, Any], emulator: Any, run_dag: Any
+) -> None:
+    emulator.fault("slow_batch", seconds=80_000)
+    slow = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
+    emulator.clock(freeze=False, speed=60)
+    run = run_dag(wait_dag(slow, timeout=1, on_timeout="cancel", deferrable=deferrable, poke_interval=1))
+    assert run.state == "success"
+    assert len(emulator.journal(operation="cancel")) == 1
+    assert xcom(run, "wait")["batches"][0]["counts"]["canceled"] > 0
+
+
+@pytest.mark.parametrize(
+    "fault", [{"fault": "not_found"}, {"fault": "status", "status": 529, "operation": "retrieve", "times": 3}]
+)
+def test_a_hiccup_of_the_api_is_waited_out(
+    fault: dict[str, Any], receipt: dict[str, Any], emulator: Any, run_dag: Any, capfd: Any
+) -> None:
+    emulator.faults(fault)
+    emulator.clock(freeze=False, speed=60)
+    run = run_dag(wait_dag(receipt, poke_interval=5))
+    assert run.state == "success"
+    assert "Nothing was changed; asking again" in capfd.readouterr().out
+
+
+def test_a_template_in_a_batch_argument_stays_text(emulator: Any, run_dag: Any, capfd: Any) -> None:
+    run = run_dag(wait_dag(["{{ 7 * 6 }}"]))
+    assert run.state == "failed"
+    assert "'{{ 7 * 6 }}' is not the id of a Message Batch" in capfd.readouterr().out
+
+
+def test_an_empty_receipt_passes_through(emulator: Any, run_dag: Any) -> None:
+    empty = {"v": 1, "submission": "sub_x", "batches": [], "conn_id": "anthropic_default"}
+    run = run_dag(wait_dag(empty))
+    assert run.state == "success"
+    assert xcom(run, "wait")["submission"] == "sub_x"
+    assert emulator.journal(operation="retrieve") == []
+
+
+def test_a_mapped_wait_takes_its_own_receipt_each(emulator: Any, run_dag: Any) -> None:
+    @dag(schedule=None)
+    def fan_out() -> None:
+        submit = ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS).expand(
+            requests=[some_requests(1), some_requests(2)]
+        )
+        ClaudeBatchSensor.partial(task_id="wait").expand(batch=submit.output)
+
+    emulator.clock(freeze=False, speed=3600)
+    run = run_dag(fan_out())
+    assert set(states(run).values()) == {"success"}
+    assert [xcom(run, "wait", map_index=n)["requests"] for n in (0, 1)] == [1, 2]
+    assert [xcom(run, "wait", map_index=n)["map_index"] for n in (0, 1)] == [0, 1]
