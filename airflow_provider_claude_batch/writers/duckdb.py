@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +18,7 @@ from airflow_provider_claude_batch.writers.table import Table, quote
 
 _CHUNK_ROWS = 10_000
 _CHUNK_CHARS = 16_000_000
+_MEMORY = "256MB"
 _PATIENCE = 600.0
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
@@ -58,13 +59,15 @@ class DuckDBWriter:
         with TemporaryDirectory(prefix="claude_batch_") as folder:
             staged = Path(folder, "rows.arrow")
             _stage(rows, staged)
-            with self._open() as con, pa.OSFile(str(staged)) as source:
+            with self._open() as con:
                 self._define(con)
-                con.begin()
-                con.execute(self._table.delete(len(batch_ids)), list(batch_ids))
-                con.register(_STAGED_ROWS, pa.ipc.open_stream(source))
-                con.execute(f"INSERT INTO {self._table} ({_NAMES}) SELECT {_NAMES} FROM {_STAGED_ROWS}")
-                con.commit()
+                try:
+                    self._bound_memory(con)
+                    self._swap(con, batch_ids, staged)
+                except (duckdb.OutOfMemoryException, duckdb.TransactionException):
+                    log.info("The rows are too long for %s of memory; taking what they need.", _MEMORY)
+                    con.execute("RESET memory_limit")
+                    self._swap(con, batch_ids, staged)
 
     def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
         """Read which requests of the batches may be tried again."""
@@ -77,6 +80,17 @@ class DuckDBWriter:
         with self._open() as con:
             found = con.execute(self._table.select_answered()).fetchall() if self._columns(con, self._table) else []
         yield from found
+
+    def _swap(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
+        with pa.OSFile(str(staged)) as source, _transaction(con):
+            con.execute(self._table.delete(len(batch_ids)), list(batch_ids))
+            con.register(_STAGED_ROWS, pa.ipc.open_stream(source))
+            con.execute(f"INSERT INTO {self._table} ({_NAMES}) SELECT {_NAMES} FROM {_STAGED_ROWS}")
+
+    def _bound_memory(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Let DuckDB keep what is not committed on disk; by default it takes 80 % of the machine's memory."""
+        if "memory_limit" not in self._hook.get_connect_config():
+            con.execute(f"SET memory_limit = '{_MEMORY}'")
 
     def _define(self, con: duckdb.DuckDBPyConnection) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
@@ -143,6 +157,18 @@ class DuckDBWriter:
                 waited += pause
             else:
                 return con
+
+
+@contextmanager
+def _transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    con.begin()
+    try:
+        yield
+        con.commit()
+    except duckdb.Error:
+        with suppress(duckdb.Error):
+            con.rollback()
+        raise
 
 
 def _stage(rows: Iterable[Row], path: Path) -> None:

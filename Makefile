@@ -1,0 +1,50 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test lint format test-wheel build constraints clean
+
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## Run a whole pipeline on a real Airflow against the emulator: no key, no cost
+	@$(BIN)/python tests/demo.py $(ARGS)
+
+ui: $(INSTALLED) ## The same, and leave Airflow running to look at it
+	@$(BIN)/python tests/demo.py --ui
+
+test: $(INSTALLED) ## Run the tests; ARGS="-k sensor" runs some of them
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test-wheel: $(INSTALLED) ## Install the built wheel into an empty environment, and run the README's Dag there
+	@$(BIN)/python -m pytest -m wheel $(ARGS)
+
+build: $(INSTALLED) ## Build the wheel and the source archive into dist/
+	$(BIN)/python -m build
+
+constraints: $(INSTALLED) ## Write constraints.txt anew, with the newest versions that fit together
+	@echo "# What the tests, the demo and the documentation ran with; made anew by 'make constraints'." > constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
+		--no-header --no-annotate --no-emit-index-url pyproject.toml >> constraints.txt
+
+clean: ## Remove everything that was made here
+	rm -rf .venv .airflow dist build .pytest_cache .mypy_cache .ruff_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "Installing into .venv; this takes a minute or two ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[duckdb]' --group dev
+	@touch $(INSTALLED)
