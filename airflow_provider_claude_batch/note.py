@@ -65,10 +65,10 @@ class Notebook:
 
     def read(self) -> Note | None:
         """Return what an earlier try wrote down."""
-        value = self._store.get(_KEY) if self._store else None
+        value = None if self._store is None else self._store.get(_KEY)
         return None if value is None else msgspec.convert(value, Note)
 
     def write(self, note: Note) -> None:
         """Write down where the submission stands."""
-        if self._store:
+        if self._store is not None:
             self._store.set(_KEY, as_json(note))

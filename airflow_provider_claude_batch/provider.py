@@ -29,7 +29,7 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "deployment": {
                         "description": "A name that keeps this Airflow apart from others in one Anthropic workspace. "
-                        "By default the base_url of [api].",
+                        "By default the base URL of its API server.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "production",

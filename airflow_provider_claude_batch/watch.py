@@ -1,7 +1,7 @@
 """Watch: the pure decision to keep waiting for batches, or to stop, and why."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import msgspec
@@ -70,9 +70,8 @@ class Watch:
             return Ending(Why.REFUSED, str(refusal))
         deadline = self.deadline or self._default_deadline(self._first_look)
         if now >= deadline:
-            return Ending(
-                Why.TIMEOUT, f"{len(self._waiting)} of the batches had not ended by {deadline:%Y-%m-%d %H:%M:%S} UTC"
-            )
+            by = f"{deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            return Ending(Why.TIMEOUT, f"{len(self._waiting)} of the batches had not ended by {by}")
         return Wait(self._seconds(looks, now, deadline), "; ".join(dict.fromkeys(troubles)) or None)
 
     def _take(self, batch_id: str, look: Look, now: datetime) -> str | None:

@@ -1,6 +1,7 @@
 """Fixtures: a real Airflow in this process, the emulator on the other side of the wire, real warehouses."""
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import pytest
 
 if TYPE_CHECKING:
     from emulator import Emulator
+
+    from airflow_provider_claude_batch.client import Client
 
 _HOME = Path(tempfile.mkdtemp(prefix="claude_batch_airflow_"))
 (_HOME / "dags").mkdir()
@@ -37,6 +40,9 @@ def airflow_db() -> None:
     from airflow.utils.db import initdb
 
     initdb()
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("airflow_provider_claude_batch") and isinstance(logger, logging.Logger):
+            logger.disabled = False  # the migrations' logging setup silences what was imported before it
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +59,17 @@ def emulator(_emulator: "Emulator", monkeypatch: pytest.MonkeyPatch) -> "Emulato
     _emulator.reset()
     monkeypatch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", json.dumps({**EMULATED, "host": _emulator.base_url}))
     return _emulator
+
+
+@pytest.fixture
+def client(emulator: "Emulator") -> "Iterator[Client]":
+    """Our client, with a real SDK inside, on a real socket."""
+    from anthropic import Anthropic
+
+    from airflow_provider_claude_batch.client import Client
+
+    with Client(Anthropic(api_key=EMULATED["password"], base_url=emulator.base_url), "anthropic_default") as client:
+        yield client
 
 
 @pytest.fixture(params=["duckdb", "sqlite"])

@@ -92,7 +92,9 @@ def templates_dag(form: str) -> Any:
             case "expand_kwargs":
                 ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS).expand_kwargs(build_kwargs())
             case "partial":
-                ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS, requests=build()).expand(shard_size=[2])
+                ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS, requests=build()).expand(
+                    shard_size=[2]
+                )
 
     return templates()
 

@@ -1,0 +1,65 @@
+"""What Airflow is told about the package, and what importing it costs."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import airflow
+import jsonschema
+
+import airflow_provider_claude_batch as package
+from airflow_provider_claude_batch.provider import get_provider_info
+
+MEASURE = """
+import json, sys, time
+import airflow.sdk
+before = time.perf_counter()
+import airflow_provider_claude_batch as package
+for name in package.__all__:
+    getattr(package, name)
+milliseconds = (time.perf_counter() - before) * 1000
+print(json.dumps([milliseconds, sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+HEAVY = {"anthropic", "pyarrow", "duckdb", "fastapi", "starlette", "uvicorn"}
+
+
+def imported() -> tuple[float, set[str]]:
+    output = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True).stdout
+    milliseconds, modules = json.loads(output.splitlines()[-1])
+    return milliseconds, set(modules)
+
+
+def test_airflow_accepts_what_it_is_told() -> None:
+    schema = json.loads(Path(airflow.__file__).with_name("provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_airflow_finds_the_provider_and_all_its_modules() -> None:
+    (entry,) = entry_points(group="apache_airflow_provider", name="provider_info").select(
+        module="airflow_provider_claude_batch.provider"
+    )
+    info = entry.load()()
+    parts = [part for kind in ("operators", "sensors", "triggers") for part in info[kind]]
+    assert [module for part in parts for module in part["python-modules"] if import_module(module)] == [
+        f"airflow_provider_claude_batch.{name}" for name in ("operators", "sensor", "trigger")
+    ]
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert {name for name in package.__all__ if getattr(package, name)} == set(dir(package))
+    assert not hasattr(package, "ClaudeBatchNothing")
+
+
+def test_importing_the_package_alone_imports_neither_airflow_nor_anthropic() -> None:
+    code = "import sys, airflow_provider_claude_batch; print({'airflow', 'anthropic'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_importing_all_public_classes_costs_less_than_50_ms_and_nothing_heavy() -> None:
+    runs = [imported() for _ in range(3)]
+    assert min(milliseconds for milliseconds, _ in runs) < 50
+    assert runs[0][1] & HEAVY == set()

@@ -1,0 +1,65 @@
+"""The README says what is true: its Dag runs as printed, its tables name what there is."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+from runs import states
+
+from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor
+from airflow_provider_claude_batch.row import COLUMNS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def first_dag(folder: Path) -> Any:
+    (code,) = blocks("python")
+    path = folder / "label_tickets.py"
+    path.write_text(code)
+    return runpy.run_path(str(path))["label_tickets"]()
+
+
+def test_the_first_dag_runs_as_printed(tmp_path: Path, emulator: Any, run_dag: Any, warehouse: Any) -> None:
+    emulator.clock(speed=3600)
+    run = run_dag(first_dag(tmp_path))
+    assert set(states(run).values()) == {"success"}
+    assert warehouse.query("SELECT custom_id, text FROM ticket_labels_latest ORDER BY custom_id") == [
+        ("ticket-101", "billing"),
+        ("ticket-102", "technical"),
+        ("ticket-103", "billing"),
+    ]
+
+
+def test_the_table_of_columns_names_every_column() -> None:
+    table = README.split("| column |")[1].split("\n\n")[0]
+    named = [
+        name
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(named) == sorted(column.name for column in COLUMNS)
+
+
+def test_the_table_of_tasks_names_every_argument() -> None:
+    for operator in (ClaudeBatchOperator, ClaudeBatchSensor, ClaudeBatchResultsOperator):
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| `{operator.__name__}` |")]
+        arguments = set(re.findall(r":param (\w+):", operator.__doc__ or ""))
+        assert set(re.findall(r"`(\w+)`", line.split("|")[3])) == arguments
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make ([\w-]+)", "\n".join(blocks("bash")), re.MULTILINE):
+        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
+
+
+def test_every_file_that_is_named_exists() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target

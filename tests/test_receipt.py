@@ -1,0 +1,135 @@
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_claude_batch import receipt as receipts
+from airflow_provider_claude_batch.batch import Batch, Counts
+from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.receipt import Part, Receipt, UsageTotal, read
+
+NOW = datetime(2026, 11, 21, 23, tzinfo=UTC)
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+count = st.integers(0, 2**40)
+money = st.floats(0, 1e6)
+moment = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))
+tally = st.dictionaries(text, count, max_size=3)
+maybe = st.none().__or__
+parts = st.builds(
+    Part,
+    id=text,
+    requests=maybe(count),
+    bytes=maybe(count),
+    mark=maybe(text),
+    counts=maybe(st.builds(Counts, count, count, count, count, count)),
+    created_at=maybe(moment),
+    ended_at=maybe(moment),
+    expires_at=maybe(moment),
+)
+whole = st.builds(
+    Receipt,
+    submission=text,
+    batches=st.lists(parts, max_size=3).map(tuple),
+    dag_id=maybe(text),
+    map_index=st.integers(-1, 9),
+    logical_date=maybe(moment),
+    attempt=st.integers(1, 9),
+    models=st.lists(text, max_size=2).map(tuple),
+    estimate_usd=maybe(money),
+    submitted_at=maybe(moment),
+    rows=maybe(count),
+    counts=maybe(tally),
+    problems=maybe(tally),
+    retry_ids=maybe(st.lists(text, max_size=3).map(tuple)),
+    truncated_ids=maybe(tally),
+    usage=maybe(st.builds(UsageTotal, count, count, count, count, count)),
+    cost_usd=maybe(money),
+    cache_hit_rate=maybe(st.floats(0, 1)),
+    errors=maybe(st.lists(st.tuples(text, count), max_size=3).map(tuple)),
+)
+
+
+@settings(max_examples=75, deadline=None)
+@given(whole)
+def test_a_receipt_survives_json_even_where_the_order_of_keys_is_lost(receipt):
+    value = receipt.to_dict()
+    assert next(iter(value)) == "v"
+    assert read(json.loads(json.dumps(value))) == [receipt]
+    assert read(json.loads(json.dumps(value, sort_keys=True))) == [receipt]
+
+
+def test_a_receipt_of_a_later_version_of_this_package_may_say_more():
+    assert read({**Receipt("sub_1").to_dict(), "from_the_future": {"x": 1}}) == [Receipt("sub_1")]
+
+
+def test_whatever_stands_for_batches_is_read():
+    one, other = Receipt("sub_1", (Part("msgbatch_1", 7),)), Receipt("sub_2")
+    bare = Receipt("msgbatch_9", (Part("msgbatch_9"),))
+    assert read(None) == read([]) == []
+    assert read("msgbatch_9") == [bare]
+    assert read(["msgbatch_9", [one.to_dict()], None, other.to_dict()]) == [bare, one, other]
+    assert read((one.to_dict(),)) == [one]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (7, "given a int"),
+        ([7], "given a int"),
+        ("batch_1", "start with 'msgbatch_'"),
+        ("", "start with 'msgbatch_'"),
+        ({"submission": "sub_1"}, "not a receipt of version 1"),
+        ({"v": 2, "submission": "sub_1"}, "not a receipt of version 1"),
+        ({1: "a", "b": 2}, "the keys ['1', 'b']"),
+        ({"v": 1}, "missing required field `submission`"),
+        ({"v": 1, "submission": "s", "batches": [{"id": 7}]}, "Expected `str`, got `int`"),
+    ],
+)
+def test_what_is_not_a_receipt_is_refused_in_one_sentence(value, said):
+    with pytest.raises(Misconfigured) as caught:
+        read(value)
+    assert said in str(caught.value)
+    assert str(caught.value).endswith((".", "'msgbatch_'."))
+
+
+def test_a_mapped_upstream_is_sliced_and_never_iterated():
+    class Lazy(list):
+        def __iter__(self):
+            raise AssertionError("iterated")
+
+        def __getitem__(self, index):
+            assert isinstance(index, slice)
+            return ["msgbatch_1", "msgbatch_2"]
+
+    assert [receipt.submission for receipt in read(Lazy())] == ["msgbatch_1", "msgbatch_2"]
+
+
+def test_what_the_wait_saw_goes_to_its_batch_and_leaves_the_others():
+    receipt = Receipt("sub_1", (Part("msgbatch_1", 7, 99, "mark"), Part("msgbatch_2", 3)))
+    batch = Batch("msgbatch_1", "ended", Counts(succeeded=7), NOW, NOW + timedelta(hours=24), ended_at=NOW)
+    seen = receipt.seen({"msgbatch_1": batch})
+    assert seen.batches[0] == Part(
+        "msgbatch_1", 7, 99, "mark", Counts(succeeded=7), NOW, NOW, NOW + timedelta(hours=24)
+    )
+    assert seen.batches[1] == receipt.batches[1]
+    assert seen.batch_ids == ("msgbatch_1", "msgbatch_2")
+
+
+def test_a_moment_of_another_zone_is_the_same_moment():
+    there = Receipt("s", submitted_at=NOW.astimezone(timezone(timedelta(hours=9))))
+    (back,) = read(json.loads(json.dumps(there.to_dict())))
+    assert back.submitted_at == NOW
+
+
+def test_a_receipt_stays_small_whatever_the_batch():
+    receipt = Receipt("s", (Part("msgbatch_1", 100_000, 250_000_000, "mark"),), requests=100_000, rows=100_000)
+    assert len(json.dumps(receipt.to_dict())) < 1_000
+
+
+def test_json_of_a_record_holds_no_tuples_and_no_moments():
+    value = receipts.as_json(Receipt("s", submitted_at=NOW, errors=(("why", 1),)))
+    assert value["submitted_at"] == "2026-11-21T23:00:00Z"
+    assert value["errors"] == [["why", 1]]

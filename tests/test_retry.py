@@ -1,0 +1,85 @@
+import pytest
+
+from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.request import Defaults
+from airflow_provider_claude_batch.retry import Retry
+
+NO_DEFAULTS = Defaults({})
+
+
+def loaded(*ids, truncated=None, retryable=None, submission="sub_1", **fields):
+    truncated = truncated or {}
+    return Receipt(
+        submission=submission,
+        retry_ids=ids,
+        truncated_ids=truncated,
+        retryable=len(ids) + len(truncated) if retryable is None else retryable,
+        **fields,
+    )
+
+
+def never(receipt):
+    raise AssertionError("the table was asked")
+
+
+def raw(custom_id, **params):
+    return {"custom_id": custom_id, "params": params}
+
+
+def selected(retry, source, defaults=NO_DEFAULTS):
+    return [item["custom_id"] for item in retry.select(source, defaults)]
+
+
+def test_a_perfect_load_has_nothing_to_retry():
+    assert Retry.of([loaded()], never) is None
+
+
+def test_only_what_may_go_better_is_tried_again_in_the_order_of_the_source():
+    retry = Retry.of([loaded("a", "c")], never)
+    assert selected(retry, [raw("c"), raw("b"), raw("a"), "odd", {"custom_id": ["a"]}, None]) == ["c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("own", "default", "again"),
+    [(65, None, True), (64, None, False), (None, 128, True), (None, 64, False), (32, 128, False), (None, None, False)],
+)
+def test_a_truncated_answer_is_tried_again_only_with_more_tokens(own, default, again):
+    retry = Retry.of([loaded(truncated={"a": 64})], never)
+    params = {} if own is None else {"max_tokens": own}
+    defaults = Defaults({} if default is None else {"max_tokens": default})
+    assert selected(retry, [raw("a", **params)], defaults) == (["a"] if again else [])
+
+
+def test_too_many_ids_for_a_receipt_are_read_back_from_the_table():
+    receipt = loaded("a", retryable=3)
+    retry = Retry.of([receipt], lambda asked: iter([("a", None, None), ("b", "truncated", 9), ("c", "paused", 7)]))
+    assert retry.used_tokens == {"a": None, "b": 9, "c": None}
+
+
+def test_a_retry_carries_on_the_lineage_with_one_attempt_more():
+    first = loaded("a", dag_id="d", run_id="r", submit_task="submit", map_index=4, attempt=1, table="t", conn_id="c")
+    lineage = Retry.of([first, loaded("b", attempt=3)], never).lineage
+    assert lineage == Receipt("sub_1", dag_id="d", run_id="r", submit_task="submit", map_index=4, attempt=4)
+
+
+def test_receipts_of_several_submissions_are_refused():
+    with pytest.raises(Misconfigured, match="one submission"):
+        Retry.of([loaded("a"), loaded("a", submission="sub_2")], never)
+
+
+def test_a_receipt_that_was_never_loaded_is_refused():
+    with pytest.raises(Misconfigured, match="the receipt of a load"):
+        Retry.of([Receipt("sub_1")], never)
+
+
+def test_an_id_that_the_source_lost_is_an_error_after_all_others_were_seen():
+    retry = Retry.of([loaded(*(f"id-{n:02}" for n in range(12)), "here")], never)
+    found = retry.select([raw("here")], NO_DEFAULTS)
+    assert next(found)["custom_id"] == "here"
+    with pytest.raises(Misconfigured, match=r"^12 requests .*: id-00, .*id-09\.$"):
+        next(found)
+
+
+def test_an_id_that_stands_twice_is_sent_once():
+    assert selected(Retry.of([loaded("a")], never), [raw("a"), raw("a")]) == ["a"]

@@ -1,0 +1,192 @@
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_claude_batch.batch import Batch, Counts
+from airflow_provider_claude_batch.errors import ApiRefused, ApiUnavailable, BatchGone
+from airflow_provider_claude_batch.watch import Ending, Wait, Watch, Why
+
+START = datetime(2026, 11, 21, 23, tzinfo=UTC)
+GONE = BatchGone("The API does not know it.")
+DOWN = ApiUnavailable("The API answered 503.")
+
+
+def batch(batch_id="a", status="in_progress", created=START):
+    return Batch(batch_id, status, Counts(), created, created + timedelta(hours=24))
+
+
+def at(**after):
+    return START + timedelta(**after)
+
+
+def watch_of(*ids, **kwargs):
+    return Watch(ids or ("a",), **kwargs)
+
+
+def test_no_batches_have_all_ended():
+    assert Watch(()).judge({}, START) == Ending(Why.ENDED)
+
+
+def test_the_wait_is_over_when_the_last_batch_has_ended():
+    watch = watch_of("a", "b")
+    assert isinstance(watch.judge({"a": batch("a", "ended"), "b": batch("b")}, START), Wait)
+    assert watch.waiting == ("b",)
+    assert isinstance(watch.judge({"b": batch("b", "canceling")}, START), Wait)
+    assert watch.judge({"b": batch("b", "ended")}, START) == Ending(Why.ENDED)
+    assert [found.ended for found in watch.batches.values()] == [True, True]
+
+
+# poke_interval, the batch's age, seconds until the next look
+@pytest.mark.parametrize(
+    ("interval", "age", "seconds"),
+    [
+        (60, timedelta(), 60),
+        (60, timedelta(minutes=59), 60),
+        (60, timedelta(hours=1), 60),
+        (60, timedelta(hours=2), 120),
+        (60, timedelta(hours=5), 300),
+        (60, timedelta(hours=20), 300),
+        (60, timedelta(minutes=-10), 60),
+        (1, timedelta(), 5),
+        (0, timedelta(), 5),
+        (5, timedelta(hours=2), 10),
+        (5, timedelta(hours=20), 100),
+        (900, timedelta(), 900),
+        (900, timedelta(hours=20), 900),
+    ],
+)
+def test_the_api_is_asked_less_often_as_a_batch_ages(interval, age, seconds):
+    assert watch_of(interval=interval).judge({"a": batch()}, START + age) == Wait(seconds)
+
+
+def test_the_oldest_batch_that_still_runs_sets_the_pace():
+    watch = watch_of("a", "b")
+    looks = {"a": batch("a"), "b": batch("b", created=at(hours=2))}
+    assert watch.judge(looks, at(hours=4)) == Wait(240)
+    looks = {"a": batch("a", "ended"), "b": batch("b", created=at(hours=2))}
+    assert watch.judge(looks, at(hours=4)) == Wait(120)
+
+
+# minutes since the first look, and what was seen then
+@pytest.mark.parametrize(
+    ("looks", "why"),
+    [
+        ([(0, GONE), (29.9, GONE)], None),
+        ([(0, GONE), (30, GONE)], Why.REFUSED),
+        ([(0, GONE), (15, batch()), (30, GONE), (59, GONE)], None),
+        ([(0, GONE), (15, batch()), (30, GONE), (60, GONE)], Why.REFUSED),
+        ([(0, DOWN), (600, DOWN)], None),
+        ([(0, DOWN), (29, DOWN), (31, GONE)], None),
+        ([(0, DOWN), (31, GONE), (61, GONE)], Why.REFUSED),
+        ([(0, GONE), (10, DOWN), (31, GONE)], None),
+        ([(0, GONE), (31, batch(status="ended"))], Why.ENDED),
+        ([(0, ApiRefused("no key")), (30, GONE)], Why.REFUSED),
+    ],
+)
+def test_a_no_is_believed_when_it_lasts_for_thirty_minutes(looks, why):
+    watch = watch_of()
+    for minutes, look in looks:
+        verdict = watch.judge({"a": look}, at(minutes=minutes))
+    assert verdict.why is why if why else isinstance(verdict, Wait)
+    if why is Why.REFUSED:
+        assert verdict.message == str(GONE)
+
+
+def test_one_batch_that_is_gone_ends_the_wait_for_the_others():
+    watch = watch_of("a", "b")
+    watch.judge({"a": batch("a"), "b": GONE}, START)
+    assert watch.judge({"a": batch("a"), "b": GONE}, at(minutes=30)).why is Why.REFUSED
+
+
+def test_trouble_is_told_once_and_again_when_it_comes_back():
+    watch = watch_of("a", "b")
+    told = [watch.judge({"a": look, "b": look}, at(minutes=n)) for n, look in enumerate([DOWN, DOWN])]
+    watch.judge({"a": batch("a"), "b": batch("b")}, at(minutes=2))
+    told.append(watch.judge({"a": DOWN, "b": GONE}, at(minutes=3)))
+    assert [verdict.trouble for verdict in told] == [str(DOWN), None, f"{DOWN}; {GONE}"]
+
+
+# poke_interval, seconds since the trouble began, seconds until the next look
+@pytest.mark.parametrize(
+    ("interval", "since", "seconds"),
+    [(5, 0, 5), (5, 9, 5), (5, 10, 60), (60, 0, 60), (60, 119, 60), (60, 120, 60), (300, 0, 300), (300, 9_000, 300)],
+)
+def test_after_errors_it_waits_a_minute_and_never_longer_than_its_interval(interval, since, seconds):
+    watch = watch_of(interval=interval)
+    watch.judge({"a": DOWN}, START)
+    assert watch.judge({"a": DOWN}, at(seconds=since)).seconds == seconds
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(None, 60), (0.0, 60), (10.0, 60), (120.0, 120)])
+def test_what_the_api_asks_for_is_respected(asked, seconds):
+    look = ApiUnavailable("busy", retry_after=asked)
+    assert watch_of().judge({"a": look}, START).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("deadline", "now", "seconds"),
+    [
+        (None, at(hours=25, seconds=-7), 7),
+        (None, at(hours=24), 300),
+        (at(minutes=10), at(minutes=9, seconds=50), 10),
+        (at(hours=40), at(hours=30), 300),
+    ],
+)
+def test_no_wait_outlasts_the_deadline(deadline, now, seconds):
+    assert watch_of(deadline=deadline).judge({"a": batch()}, now) == Wait(seconds)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "now"),
+    [(None, at(hours=25)), (at(minutes=10), at(minutes=10)), (at(minutes=-1), START)],
+)
+def test_the_deadline_ends_the_wait(deadline, now):
+    ending = watch_of("a", "b", deadline=deadline).judge({"a": batch("a", "ended"), "b": batch("b")}, now)
+    assert ending.why is Why.TIMEOUT
+    assert ending.message.startswith("1 of the batches had not ended by 2026-11-2")
+
+
+def test_the_deadline_is_told_in_utc():
+    tokyo = at(hours=1).astimezone(timezone(timedelta(hours=9)))
+    assert watch_of(deadline=tokyo).judge({"a": batch()}, at(hours=1)).message.endswith("2026-11-22 00:00:00 UTC")
+
+
+def test_the_latest_expiry_counts_also_when_that_batch_has_ended():
+    watch = watch_of("a", "b")
+    looks = {"a": batch("a"), "b": batch("b", "ended", created=at(hours=3))}
+    assert isinstance(watch.judge(looks, at(hours=27)), Wait)
+    assert watch.judge({"a": batch("a")}, at(hours=28)).why is Why.TIMEOUT
+
+
+def test_a_batch_that_was_never_seen_is_not_waited_for_for_ever():
+    watch = watch_of()
+    assert isinstance(watch.judge({"a": DOWN}, START), Wait)
+    assert isinstance(watch.judge({"a": DOWN}, at(hours=24, minutes=59)), Wait)
+    assert watch.judge({"a": DOWN}, at(hours=25)).why is Why.TIMEOUT
+
+
+def test_an_end_seen_at_the_deadline_is_an_end():
+    assert watch_of(deadline=START).judge({"a": batch(status="ended")}, START).why is Why.ENDED
+
+
+looks = st.sampled_from(
+    [GONE, DOWN, ApiUnavailable("busy", retry_after=40.0), batch(), batch(status="canceling"), batch(status="ended")]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 1_000), st.lists(looks, min_size=1, max_size=60))
+def test_every_wait_ends_in_time_and_no_look_comes_too_soon(interval, seen):
+    watch, now = watch_of(interval=interval), START
+    for look in seen * 400:
+        verdict = watch.judge({"a": look}, now)
+        if isinstance(verdict, Ending):
+            break
+        left = (at(hours=25) - now).total_seconds()
+        assert min(5.0, left) <= verdict.seconds <= max(interval, 300.0)
+        now += timedelta(seconds=verdict.seconds)
+    else:
+        assert now < at(hours=25)
+    assert now <= at(hours=25)

@@ -1,0 +1,508 @@
+"""One list of scenarios for every embedded warehouse; each adds only its surprises."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from loads import row
+
+from airflow_provider_claude_batch.connection import open_warehouse
+from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.row import COLUMNS
+
+LOADS = str(Path(__file__).with_name("loads.py"))
+NAMES = [column.name for column in COLUMNS]
+NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def load(*rows, batches=None, table="t"):
+    writer = open_warehouse("warehouse", table)
+    writer.replace(batches or list(dict.fromkeys(one.batch_id for one in rows)), iter(rows))
+    return writer
+
+
+def connect(monkeypatch, kind, host, **more):
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": kind, "host": str(host), **more}))
+
+
+def execute(warehouse, *statements):
+    for statement in statements:
+        code = f"import {warehouse.kind.replace('sqlite', 'sqlite3')} as db; c = db.connect({str(warehouse.path)!r}); "
+        subprocess.run([sys.executable, "-c", code + f"c.execute({statement!r}); c.commit(); c.close()"], check=True)
+
+
+def ids(warehouse, table="t"):
+    return sorted(warehouse.query(f"SELECT batch_id, custom_id FROM {table}"), key=str)
+
+
+def types(warehouse, table="t"):
+    return {found[1]: found[2] for found in warehouse.query(f"PRAGMA table_info('{table}')")}
+
+
+def child(what, *args, **kwargs):
+    command = [sys.executable, LOADS, what, *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+# What every warehouse does
+
+
+def test_the_table_and_its_views_are_created_with_our_columns_in_order(warehouse):
+    load(row())
+    for name in ("t", "t_latest", "t_current", "t_errors"):
+        assert list(types(warehouse, name)) == NAMES
+    assert ids(warehouse) == ids(warehouse, "t_latest") == ids(warehouse, "t_current") == [("msgbatch_1", "a")]
+    assert ids(warehouse, "t_errors") == []
+
+
+def test_loading_twice_leaves_the_same_rows(warehouse):
+    for _ in range(2):
+        load(row(custom_id="a", text="x"), row(custom_id="b"))
+        assert ids(warehouse) == [("msgbatch_1", "a"), ("msgbatch_1", "b")]
+
+
+def test_only_the_batches_named_are_replaced(warehouse):
+    load(row("one"), row("two"), row("three"))
+    load(row("one", "b"), row("two", "c"), batches=["one", "two"])
+    assert ids(warehouse) == [("one", "b"), ("three", "a"), ("two", "c")]
+
+
+def test_a_batch_without_rows_leaves_none_behind(warehouse):
+    load(row("one"), row("two"))
+    load(batches=["one", "unheard_of"])
+    assert ids(warehouse) == [("two", "a")]
+
+
+def test_a_batch_id_is_data_and_not_sql(warehouse):
+    load(row("one"))
+    load(row("' OR '1'='1"))
+    assert len(ids(warehouse)) == 2
+
+
+def test_a_table_of_an_older_version_gains_columns_and_keeps_what_is_not_ours(warehouse):
+    text, number = ("VARCHAR", "BIGINT") if warehouse.kind == "duckdb" else ("TEXT", "INTEGER")
+    execute(
+        warehouse,
+        f"CREATE TABLE t (reviewed {text} DEFAULT 'no', batch_id {text}, \"Custom_ID\" {text}, attempt {number})",
+        "INSERT INTO t VALUES ('yes', 'old', 'x', 1)",
+    )
+    load(row())
+    load(row("msgbatch_2"))
+    assert list(types(warehouse))[:4] == ["reviewed", "batch_id", "Custom_ID", "attempt"]
+    assert {name.lower() for name in types(warehouse)} == {*NAMES, "reviewed"}
+    assert sorted(warehouse.query("SELECT reviewed, batch_id FROM t")) == [
+        ("no", "msgbatch_1"),
+        ("no", "msgbatch_2"),
+        ("yes", "old"),
+    ]
+    assert "reviewed" in types(warehouse, "t_latest")
+
+
+def test_views_of_an_older_version_are_brought_up_to_date(warehouse):
+    load(row())
+    execute(warehouse, *(f"DROP VIEW t_{name}" for name in ("errors", "current", "latest")))
+    execute(warehouse, "ALTER TABLE t DROP COLUMN loaded_at", "CREATE VIEW t_latest AS SELECT batch_id FROM t")
+    load(row())
+    assert list(types(warehouse, "t_latest")) == list(types(warehouse, "t_current")) == NAMES
+
+
+def test_views_of_a_table_that_is_complete_are_put_back(warehouse):
+    load(row())
+    execute(warehouse, "DROP VIEW t_current")
+    load(row())
+    assert ids(warehouse, "t_current") == [("msgbatch_1", "a")]
+
+
+def test_a_column_of_another_type_is_refused_and_nothing_is_changed(warehouse):
+    wrong = "BOOLEAN" if warehouse.kind == "duckdb" else "REAL"
+    execute(warehouse, f"CREATE TABLE t (batch_id {wrong})")
+    with pytest.raises(Misconfigured, match=f"Column batch_id of .* is {wrong}, and rows need .* choose another table"):
+        load(row())
+    assert types(warehouse) == {"batch_id": wrong}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["select", '"odd name"', '"say ""hi"""', '"a.b"', "表", '"it\'s"', '"; DROP TABLE t"', "con", "log", "rows_to_load"]
+    + ["claude_batch_t", '"%s?"', "nth", '"🎫"'],
+)
+def test_odd_names_name_a_table(warehouse, name):
+    load(row(text="first"), table=name)
+    writer = load(row(text="second", request_hash="h"), table=name)
+    quoted = name if name.startswith('"') else f'"{name}"'
+    assert warehouse.query(f"SELECT text FROM {quoted}") == [("second",)]
+    assert warehouse.query(f'SELECT text FROM {quoted[:-1]}_latest"') == [("second",)]
+    assert list(writer.answered()) == [("a", "h")]
+
+
+def test_a_name_that_is_not_a_name_is_refused_before_anything_is_opened(warehouse):
+    with pytest.raises(Misconfigured, match="is not a table name"):
+        load(row(), table="t; DROP TABLE t")
+    assert not warehouse.path.exists()
+
+
+TEXTS = ["", "a\x00b", "\x00", "\u2028\u2029\u0085", "🎫 é 表", "'\"\\;--", " \t\r\n ", "NULL", "x" * 10_000_000]
+
+
+def test_awkward_texts_come_back_as_they_were(warehouse):
+    load(*(row(custom_id=str(n), text=text) for n, text in enumerate(TEXTS)))
+    found = dict(warehouse.query("SELECT custom_id, text FROM t"))
+    assert [found[str(n)] == text for n, text in enumerate(TEXTS)] == [True] * len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['[{"type":"text","text":"\\u0000\\u2028"}]', '{"a": 1e400}', "[]", "null", '[{"n":12345678901234567890}]'],
+)
+def test_json_comes_back_character_by_character(warehouse, content):
+    load(row(content=content, output=content, stop_details=content))
+    assert warehouse.query("SELECT content, output, stop_details FROM t") == [(content,) * 3]
+
+
+def test_large_numbers_and_exact_money_come_back(warehouse):
+    cent, most = Decimal("0.000000000001"), Decimal("999999.999999999999")
+    load(row(output_tokens=2**63 - 1, map_index=-(2**63), cost_usd=cent, live_cost_usd=most, retryable=True))
+    ((tokens, index, cost, live, retryable),) = warehouse.query(
+        "SELECT output_tokens, map_index, cost_usd, live_cost_usd, retryable FROM t"
+    )
+    assert (tokens, index, bool(retryable)) == (2**63 - 1, -(2**63), True)
+    assert (Decimal(cost), Decimal(live)) == (cent, most)
+
+
+def test_moments_of_other_zones_land_as_utc(warehouse):
+    there = NOON.astimezone(timezone(timedelta(hours=-9, minutes=-30)))
+    load(row(logical_date=there, submitted_at=NOON, ended_at=None))
+    ((logical, submitted, ended),) = warehouse.query("SELECT logical_date, submitted_at, ended_at FROM t")
+    assert str(logical) == str(submitted) == "2026-11-21 12:00:00.123456"
+    assert ended is None
+
+
+def test_nothing_known_is_null(warehouse):
+    load(row(custom_id=None, dag_id=None, run_id=None, submit_task=None, map_index=None, status="unreadable"))
+    (found,) = warehouse.query("SELECT * FROM t")
+    known = {name for name, value in zip(NAMES, found, strict=True) if value is not None}
+    assert known == {"submission", "attempt", "batch_id", "status", "retryable"}
+
+
+def test_what_may_be_tried_again_is_read_back(warehouse):
+    writer = load(
+        row("one", "b", status="expired", retryable=True),
+        row("one", "a", problem="truncated", retryable=True, output_tokens=64),
+        row("one", "c"),
+        row("one", None, status="unreadable"),
+        row("two", "d", status="canceled", retryable=True),
+        row("three", "e", status="expired", retryable=True),
+    )
+    assert list(writer.retryable(["one", "two"])) == [("a", "truncated", 64), ("b", None, None), ("d", None, None)]
+    assert list(writer.retryable(["unheard_of"])) == []
+
+
+def test_what_has_a_usable_answer_is_read_back_once(warehouse):
+    writer = load(
+        row("one", "a", request_hash="h1"),
+        row("two", "a", request_hash="h1"),
+        row("two", "b", request_hash="h2", problem="truncated"),
+        row("two", "c", request_hash="h3", status="errored"),
+        row("two", "d", request_hash=None),
+    )
+    assert list(writer.answered()) == [("a", "h1")]
+
+
+def test_a_table_that_is_not_there_yet_has_no_answers(warehouse):
+    assert list(open_warehouse("warehouse", "t").answered()) == []
+
+
+def test_reading_back_holds_nothing_open(warehouse):
+    writer = load(row(custom_id="a", retryable=True, request_hash="h"), row(custom_id="b", retryable=True))
+    for found in (writer.retryable(["msgbatch_1"]), writer.answered()):
+        next(found)
+        execute(warehouse, "UPDATE t SET text = 'written meanwhile'")
+
+
+# What the views show
+
+STORY = [
+    # one request, several submissions, attempts and runs; the text tells which one it is
+    row("b1", "a", submission="sub_1", attempt=1, status="errored", text="first try"),
+    row("b2", "a", submission="sub_1", attempt=2, text="second try, usable"),
+    row("b3", "a", submission="sub_1", attempt=3, problem="truncated", text="third try, unusable"),
+    row("b1", "b", submission="sub_1", attempt=1, text="usable, then"),
+    row("b4", "b", submission="sub_2", attempt=1, status="errored", text="newer submission, unusable"),
+    row("b1", "c", submission="sub_1", attempt=1, text="older"),
+    row("b4", "c", submission="sub_2", attempt=1, text="newer"),
+    row("b5", "c", submission="sub_3", attempt=1, run_id="next run", text="newest, of the next run"),
+    row("b5", "b", submission="sub_3", attempt=1, run_id="next run", status="expired", text="next run, unusable"),
+    row("b6", "a", submission="sub_4", submit_task="other", text="of another task"),
+    row("b6", "a", submission="sub_4", map_index=1, status="expired", text="of another mapped task"),
+    row("b6", "d", submission="sub_4", attempt=1, status="errored", text="failed, then"),
+    row("b7", "d", submission="sub_4", attempt=2, status="errored", text="failed again"),
+    row("b6", None, status="unreadable", text="unreadable"),
+]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_latest_of_each_run_is_the_newest_submission_then_the_usable_then_the_last_attempt(warehouse, order):
+    load(*STORY[::order])
+    assert {text for (text,) in warehouse.query("SELECT text FROM t_latest")} == {
+        "second try, usable",
+        "newer submission, unusable",
+        "newer",
+        "newest, of the next run",
+        "next run, unusable",
+        "of another task",
+        "of another mapped task",
+        "failed again",
+    }
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_current_over_all_runs_is_the_newest_that_is_usable(warehouse, order):
+    load(*STORY[::order])
+    assert {text for (text,) in warehouse.query("SELECT text FROM t_current")} == {
+        "second try, usable",
+        "usable, then",
+        "newest, of the next run",
+        "of another task",
+        "failed again",
+    }
+
+
+def test_the_errors_are_what_is_latest_and_not_usable(warehouse):
+    load(*STORY)
+    assert {text for (text,) in warehouse.query("SELECT text FROM t_errors")} == {
+        "newer submission, unusable",
+        "next run, unusable",
+        "of another mapped task",
+        "failed again",
+    }
+
+
+def test_views_show_one_row_for_each_request_whatever_was_loaded(warehouse):
+    load(*STORY)
+    total = warehouse.query(
+        "SELECT count(*), count(DISTINCT run_id || submit_task || map_index || custom_id) FROM t_latest"
+    )
+    assert total == [(8, 8)]
+
+
+# What goes wrong
+
+
+def test_rows_that_break_off_leave_the_old_ones(warehouse):
+    def broken():
+        yield from (row(custom_id=f"new-{n}") for n in range(20_000))
+        raise RuntimeError("the stream broke off")
+
+    writer = load(row(custom_id="old"))
+    with pytest.raises(RuntimeError, match="broke off"):
+        writer.replace(["msgbatch_1"], broken())
+    assert ids(warehouse) == [("msgbatch_1", "old")]
+    load(row(custom_id="new"))
+    assert ids(warehouse) == [("msgbatch_1", "new")]
+
+
+def test_a_swap_that_fails_leaves_the_old_rows(warehouse):
+    writer = load(row(custom_id="old"))
+    execute(warehouse, "CREATE UNIQUE INDEX once ON t (custom_id)")
+    with pytest.raises(WarehouseUnavailable, match="(?i)could not use connection 'warehouse': .*(unique|duplicate)"):
+        writer.replace(["msgbatch_1"], iter([row(custom_id="same"), row(custom_id="same")]))
+    assert ids(warehouse) == [("msgbatch_1", "old")]
+
+
+def test_a_load_that_is_killed_leaves_the_old_rows(warehouse, tmp_path):
+    load(row("killed", "old"))
+    process = child("stuck", "killed", env={**os.environ, "TMPDIR": str(tmp_path)})
+    with process:
+        assert any("half way" in line for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert ids(warehouse) == [("killed", "old")]
+    load(row("killed", "new"))
+    assert ids(warehouse) == [("killed", "new")]
+
+
+HOLD = {
+    "duckdb": "import duckdb; con = duckdb.connect(path)",
+    "sqlite": "import sqlite3; con = sqlite3.connect(path); con.execute('BEGIN EXCLUSIVE')",
+}
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_warehouse_that_another_process_holds_is_waited_for(warehouse, is_new):
+    if not is_new:
+        load(row(custom_id="old"))
+    code = f"import time; path = {str(warehouse.path)!r}; {HOLD[warehouse.kind]}; print('held', flush=True); "
+    command = [sys.executable, "-c", code + "time.sleep(1.5); con.close()"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        started = datetime.now(UTC)
+        load(row(custom_id="new"))
+        assert datetime.now(UTC) - started > timedelta(seconds=0.8)
+    assert ids(warehouse) == [("msgbatch_1", "new")]
+
+
+def test_loads_that_race_for_a_new_table_all_arrive(warehouse):
+    processes = [child("load", f"batch-{n}", "500") for n in range(3)]
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    found = warehouse.query("SELECT batch_id, count(*) FROM t GROUP BY batch_id ORDER BY batch_id")
+    assert found == [("batch-0", 500), ("batch-1", 500), ("batch-2", 500)]
+    assert warehouse.query("SELECT count(*) FROM t_latest") == [(500,)]
+
+
+@pytest.mark.parametrize("host", [":memory:", ""])
+def test_a_database_in_memory_is_refused(warehouse, monkeypatch, host):
+    connect(monkeypatch, warehouse.kind, host)
+    with pytest.raises(Misconfigured, match="in memory is gone with the task: put the path of a file"):
+        load(row())
+
+
+def test_a_folder_that_is_not_there_is_one_clear_sentence(warehouse, monkeypatch, tmp_path):
+    connect(monkeypatch, warehouse.kind, tmp_path / "locked away" / f"w.{warehouse.kind}")
+    started = datetime.now(UTC)
+    with pytest.raises(WarehouseUnavailable) as caught:
+        load(row())
+    assert str(caught.value).startswith(("DuckDB could not use connection 'warehouse': ", "SQLite could not use"))
+    assert "open" in str(caught.value)
+    assert str(caught.value).count("\n") == 0
+    assert datetime.now(UTC) - started < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("name", ["with space", "it's", "Größe 表", "a:b@c", "MiXed", "lock"])
+def test_an_odd_path_is_the_file_of_that_name(warehouse, monkeypatch, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    warehouse.path = folder / f"{name}.{warehouse.kind}"
+    connect(monkeypatch, warehouse.kind, warehouse.path)
+    load(row())
+    assert ids(warehouse) == [("msgbatch_1", "a")]
+    assert [path.name for path in folder.iterdir()] == [warehouse.path.name]
+
+
+def test_a_hundred_thousand_rows_do_not_take_the_memory_of_a_hundred_thousand_rows(warehouse):
+    process = child("measure", "big", "100000")
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    # 200 MB of texts: DuckDB keeps its own bounded pages, SQLite next to nothing.
+    assert int(said.splitlines()[-1]) < {"duckdb": 450, "sqlite": 20}[warehouse.kind]
+    assert warehouse.query("SELECT count(*), sum(length(text)) FROM t WHERE batch_id = 'big'") == [(100_000, 10**8)]
+
+
+# DuckDB's own surprises
+
+
+@pytest.fixture
+def duckdb_file(tmp_path, monkeypatch):
+    from conftest import connect_warehouse
+
+    return connect_warehouse("duckdb", tmp_path, monkeypatch)
+
+
+def test_a_schema_is_created_for_its_table(duckdb_file):
+    load(row(), table='marts."my labels"')
+    load(row(text="again"), table='marts."my labels"')
+    assert duckdb_file.query('SELECT text FROM marts."my labels_current"') == [("again",)]
+
+
+@pytest.mark.parametrize("table", ["warehouse.t", "warehouse.main.t", "main.t", "Warehouse.marts.t"])
+def test_a_table_may_be_named_with_its_catalog(duckdb_file, table):
+    load(row())
+    load(row(text="again"), table=table)
+    assert duckdb_file.query(f"SELECT text FROM {table}_latest") == [("again",)]
+
+
+def test_tables_of_one_name_in_two_schemas_have_their_own_views(duckdb_file):
+    load(row(text="one"), table="one.t")
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in types(duckdb_file, "one.t").items())
+    execute(duckdb_file, "CREATE SCHEMA two", f"CREATE TABLE two.t ({columns})")
+    load(row(text="two"), table="two.t")
+    assert duckdb_file.query("SELECT text FROM two.t_latest") == [("two",)]
+
+
+def test_a_file_may_be_renamed(duckdb_file):
+    load(row())
+    duckdb_file.path = duckdb_file.path.rename(duckdb_file.path.with_name("other.duckdb"))
+    assert ids(duckdb_file, "t_latest") == ids(duckdb_file, "t_errors") + [("msgbatch_1", "a")]
+
+
+def test_the_types_are_those_of_the_contract(duckdb_file):
+    load(row())
+    found = types(duckdb_file)
+    assert {found[name] for name in NAMES if name.endswith(("_at", "_date"))} == {"TIMESTAMP"}
+    assert (found["cost_usd"], found["content"], found["retryable"]) == ("DECIMAL(18,12)", "JSON", "BOOLEAN")
+
+
+def test_a_memory_database_with_a_name_is_refused_too(monkeypatch):
+    connect(monkeypatch, "duckdb", ":memory:shared")
+    with pytest.raises(Misconfigured, match="in memory is gone"):
+        load(row())
+
+
+def test_rows_too_long_for_the_bounded_memory_are_loaded_all_the_same(duckdb_file, monkeypatch, caplog):
+    from airflow_provider_claude_batch.writers import duckdb
+
+    monkeypatch.setattr(duckdb, "_MEMORY", "24MB")
+    load(*(row(custom_id=str(n), text=f"{n:08}" * 250_000) for n in range(20)))
+    assert "too long for 24MB" in caplog.text
+    assert duckdb_file.query("SELECT count(*), sum(length(text)) FROM t") == [(20, 40_000_000)]
+
+
+def test_the_users_own_memory_limit_is_left_alone(duckdb_file, monkeypatch):
+    from airflow_provider_claude_batch.writers import duckdb
+
+    monkeypatch.setattr(duckdb, "_MEMORY", "not a size")
+    connect(monkeypatch, "duckdb", duckdb_file.path, extra={"memory_limit": "1GB"})
+    load(row())
+    assert ids(duckdb_file) == [("msgbatch_1", "a")]
+
+
+# SQLite's own surprises
+
+
+@pytest.fixture
+def sqlite_file(tmp_path, monkeypatch):
+    from conftest import connect_warehouse
+
+    return connect_warehouse("sqlite", tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("table", ["main.t", "a.b.c"])
+def test_sqlite_has_no_schemas(sqlite_file, table):
+    with pytest.raises(Misconfigured, match="SQLite has no schemas: name the table"):
+        load(row(), table=table)
+
+
+def test_money_is_text_that_adds_up(sqlite_file):
+    load(row(cost_usd=Decimal("1E-12")), row("two", cost_usd=Decimal("0.3")))
+    assert sqlite_file.query("SELECT cost_usd FROM t ORDER BY batch_id") == [("0.000000000001",), ("0.3",)]
+    assert sqlite_file.query("SELECT sum(cost_usd) > 0.3 FROM t") == [(1,)]
+
+
+def test_a_type_in_small_letters_is_the_same_type(sqlite_file):
+    execute(sqlite_file, "CREATE TABLE t (batch_id text, attempt integer)")
+    load(row())
+    assert ids(sqlite_file) == [("msgbatch_1", "a")]
+
+
+def test_a_reader_does_not_see_half_of_a_load(sqlite_file):
+    execute(sqlite_file, "PRAGMA journal_mode = WAL")
+    load(row(custom_id="old"))
+    code = textwrap.dedent(f"""
+        import sqlite3
+        con = sqlite3.connect({str(sqlite_file.path)!r}, isolation_level=None)
+        con.execute("BEGIN"); print(con.execute("SELECT custom_id FROM t").fetchall(), flush=True)
+        input(); print(con.execute("SELECT custom_id FROM t").fetchall(), flush=True)
+    """)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as reader:
+        assert reader.stdout.readline() == "[('old',)]\n"
+        load(row(custom_id="new"))
+        assert reader.communicate("\n")[0] == "[('old',)]\n"
+    assert ids(sqlite_file) == [("msgbatch_1", "new")]
