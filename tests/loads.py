@@ -1,11 +1,14 @@
 """A row to write, and a load in a process of its own: what a test may kill, measure or race."""
 
-import sys
+import os
 from collections.abc import Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Event, Thread
 from time import sleep
-from typing import Any
+from typing import Any, Self
 
 from airflow_provider_claude_batch.row import Row
 
@@ -24,10 +27,10 @@ def rows(batch_id: str, count: int, chars: int) -> Iterator[Row]:
         yield row(batch_id, f"id-{n}", text=text, content=f'[{{"type":"text","text":"{text}"}}]')
 
 
-def stuck(batch_id: str) -> Iterator[Row]:
+def stuck(batch_id: str, tell: Connection) -> Iterator[Row]:
     """Yield rows until the process is killed."""
     yield from rows(batch_id, 20_000, 64)
-    print("half way", flush=True)
+    tell.send("half way")
     sleep(60)
 
 
@@ -39,7 +42,7 @@ class Peak:
         self._over = Event()
         self._thread = Thread(target=self._watch)
 
-    def __enter__(self) -> "Peak":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -55,20 +58,32 @@ class Peak:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4_096 / 1e6
 
 
-def main(what: str, batch_id: str, count: str = "0") -> None:
-    """Load into the table t of the connection `warehouse`."""
+def load(tell: Connection, env: dict[str, str], what: str, batch_id: str) -> None:
+    """Load into the table t of the connection `warehouse`, in a process that was just forked."""
+    os.environ.update(env)
     from airflow_provider_claude_batch.connection import open_warehouse
 
     writer = open_warehouse("warehouse", "t")
-    if what == "stuck":
-        writer.replace([batch_id], stuck(batch_id))
-        return
-    if what == "measure":
-        writer.replace(["warm"], rows("warm", 1_000, 64))
-    with Peak() as peak:
-        writer.replace([batch_id], rows(batch_id, int(count), 1_000 if what == "measure" else 8))
-    print(round(peak.most - peak.start), flush=True)
+    match what:
+        case "stuck":
+            writer.replace([batch_id], stuck(batch_id, tell))
+        case "race":
+            writer.replace([batch_id], rows(batch_id, 500, 8))
+        case "measure":
+            writer.replace(["warm"], rows("warm", 1_000, 64))
+            with Peak() as peak:
+                writer.replace([batch_id], rows(batch_id, 100_000, 1_000))
+            tell.send(round(peak.most - peak.start))
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def start(what: str, batch_id: str, **env: str) -> tuple[BaseProcess, Connection]:
+    """Fork a load off a process that has imported Airflow and nothing that minds being forked."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(
+        ["airflow.providers.sqlite.hooks.sqlite", "airflow_provider_claude_batch.connection"]
+    )
+    here, there = context.Pipe()
+    env = {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW")} | env
+    process = context.Process(target=load, args=(there, env, what, batch_id))
+    process.start()
+    return process, here

@@ -1,6 +1,7 @@
 """ClaudeBatchOperator and ClaudeBatchResultsOperator as tasks of real Dag runs."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,46 +61,53 @@ def test_defaults_go_under_each_request_and_betas_into_the_header(emulator: Any,
     assert all("betas" not in r["params"] for r in sent)
 
 
+@task
+def build_plain() -> list[dict[str, Any]]:
+    return some_requests(2, TEMPLATE)
+
+
+@task
+def build_lists() -> list[list[dict[str, Any]]]:
+    return [some_requests(1, TEMPLATE), some_requests(1, TEMPLATE)]
+
+
+@task
+def build_kwargs() -> list[dict[str, Any]]:
+    return [{"requests": some_requests(1, TEMPLATE)}, {"requests": some_requests(1, TEMPLATE)}]
+
+
+@task
+def build_part(part: int) -> list[dict[str, Any]]:
+    return [{**request, "custom_id": f"{part}-{request['custom_id']}"} for request in some_requests(1, TEMPLATE)]
+
+
+def submit(**arguments: Any) -> None:
+    ClaudeBatchOperator(task_id="submit", defaults=DEFAULTS, **arguments)
+
+
+def mapped_submit(**arguments: Any) -> Any:
+    return ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS, **arguments)
+
+
+FORMS: dict[str, Callable[[], Any]] = {
+    "inline": lambda: submit(requests=some_requests(2, TEMPLATE)),
+    "plain": lambda: submit(requests=build_plain()),
+    "mapped upstream": lambda: submit(requests=build_part.expand(part=[1, 2])),
+    "expand": lambda: mapped_submit().expand(requests=build_lists()),
+    "expand_kwargs": lambda: mapped_submit().expand_kwargs(build_kwargs()),
+    "partial": lambda: mapped_submit(requests=build_plain()).expand(shard_size=[2]),
+}
+
+
 def templates_dag(form: str) -> Any:
     @dag(schedule=None)
     def templates() -> None:
-        @task
-        def build(text: str = TEMPLATE) -> list[dict[str, Any]]:
-            return some_requests(2, text)
-
-        @task
-        def build_two() -> list[list[dict[str, Any]]]:
-            return [some_requests(1, TEMPLATE), some_requests(1, TEMPLATE)]
-
-        @task
-        def build_kwargs() -> list[dict[str, Any]]:
-            return [{"requests": some_requests(1, TEMPLATE)}, {"requests": some_requests(1, TEMPLATE)}]
-
-        match form:
-            case "inline":
-                ClaudeBatchOperator(task_id="submit", defaults=DEFAULTS, requests=some_requests(2, TEMPLATE))
-            case "plain":
-                ClaudeBatchOperator(task_id="submit", defaults=DEFAULTS, requests=build())
-            case "mapped upstream":
-
-                @task
-                def build_part(part: int) -> list[dict[str, Any]]:
-                    return [{**r, "custom_id": f"{part}-{r['custom_id']}"} for r in some_requests(1, TEMPLATE)]
-
-                ClaudeBatchOperator(task_id="submit", defaults=DEFAULTS, requests=build_part.expand(part=[1, 2]))
-            case "expand":
-                ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS).expand(requests=build_two())
-            case "expand_kwargs":
-                ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS).expand_kwargs(build_kwargs())
-            case "partial":
-                ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS, requests=build()).expand(
-                    shard_size=[2]
-                )
+        FORMS[form]()
 
     return templates()
 
 
-@pytest.mark.parametrize("form", ["inline", "plain", "mapped upstream", "expand", "expand_kwargs", "partial"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_template_in_a_prompt_stays_text(form: str, emulator: Any, run_dag: Any) -> None:
     run = run_dag(templates_dag(form))
     assert run.state == "success"
@@ -241,7 +249,7 @@ LOAD_MISTAKES = {
     "There is no connection 'nowhere'": {"warehouse_conn_id": "nowhere"},
     "'1; DROP TABLE x' is not a table name": {"table": "1; DROP TABLE x"},
     "A DuckDB database in memory is gone with the task": {"warehouse_conn_id": "in_memory"},
-    "could not do it": {"warehouse_conn_id": "no_folder"},
+    "DuckDB could not use connection 'no_folder'": {"warehouse_conn_id": "no_folder"},
     "There is no writer for connections of type 'http'": {"warehouse_conn_id": "http"},
     "is not the id of a Message Batch": {"batch": "batch-7"},
     "The API does not know batch msgbatch_gone": {"batch": "msgbatch_gone"},
@@ -321,3 +329,12 @@ def test_lines_that_are_no_results_are_kept_outside_the_views(emulator: Any, run
     assert xcom(run, "load")["counts"]["unreadable"] >= 1
     assert warehouse.query("SELECT count(*) FROM answers_latest") == [(3,)]
     assert warehouse.query("SELECT count(*) FROM answers WHERE custom_id IS NULL AND text IS NOT NULL")[0][0] >= 1
+
+
+def test_loading_twice_leaves_the_same_rows(batch_id: str, run_dag: Any, warehouse: Any) -> None:
+    rows = []
+    for _ in range(2):
+        assert run_dag(load_dag([batch_id])).state == "success"
+        rows.append(warehouse.query("SELECT custom_id, text, cost_usd, message_id FROM answers ORDER BY 1"))
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 3

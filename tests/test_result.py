@@ -52,8 +52,9 @@ def test_a_line_without_a_message_is_its_word(kind):
 
 
 def test_an_error_is_unwrapped():
-    line = b"""{"custom_id":"b","result":{"type":"errored","error":{"type":"error","error":{"details":{"error_visibility":
-        "user_facing"},"type":"not_found_error","message":"model: claude-nope"},"request_id":null}}}"""
+    line = b"""{"custom_id":"b","result":{"type":"errored","error":{"type":"error","error":{"details":
+        {"error_visibility":"user_facing"},"type":"not_found_error","message":"model: claude-nope"},
+        "request_id":null}}}"""
     error = decode(line).result.error.error
     assert (error.type, error.message) == ("not_found_error", "model: claude-nope")
 
@@ -118,8 +119,8 @@ def test_no_damage_to_a_line_makes_it_raise(place, damage):
 
 
 def test_text_blocks_are_joined_and_others_passed_over():
-    content = b'[{"type":"thinking","thinking":"x"},{"type":"text","text":"a"},{"type":"new","text":null},{"type":"text","text":"b"}]'
-    assert text_of(Raw(content)) == "ab"
+    blocks = [b'{"type":"text","text":"a"}', b'{"type":"thinking","thinking":"x"}', b'{"type":"new","text":null}']
+    assert text_of(Raw(b"[" + b",".join([*blocks, *blocks]) + b"]")) == "aa"
     assert text_of(Raw(b"[]")) == ""
 
 

@@ -53,7 +53,7 @@ def test_a_truncated_answer_is_tried_again_only_with_more_tokens(own, default, a
 
 def test_too_many_ids_for_a_receipt_are_read_back_from_the_table():
     receipt = loaded("a", retryable=3)
-    retry = Retry.of([receipt], lambda asked: iter([("a", None, None), ("b", "truncated", 9), ("c", "paused", 7)]))
+    retry = Retry.of([receipt], lambda _: iter([("a", None, None), ("b", "truncated", 9), ("c", "paused", 7)]))
     assert retry.used_tokens == {"a": None, "b": 9, "c": None}
 
 

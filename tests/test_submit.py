@@ -204,7 +204,7 @@ def test_the_spool_is_gone_whatever_happens(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_neither_the_key_nor_a_prompt_is_in_the_log(emulator: Any, run_dag: Any, capfd: Any) -> None:
+def test_neither_the_key_nor_a_prompt_is_in_the_log(emulator: Any, run_dag: Any, capfd: Any, caplog: Any) -> None:
     @dag(schedule=None)
     def quiet() -> None:
         @task(show_return_value_in_logs=False)
@@ -214,7 +214,7 @@ def test_neither_the_key_nor_a_prompt_is_in_the_log(emulator: Any, run_dag: Any,
         ClaudeBatchOperator(task_id="submit", requests=build(), defaults=DEFAULTS)
 
     run = run_dag(quiet())
-    output = capfd.readouterr().out
+    output = capfd.readouterr().out + caplog.text
     assert run.state == "success"
     assert "Submitting 3 requests" in output
     assert "a secret prompt" not in output

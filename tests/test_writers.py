@@ -1,23 +1,22 @@
 """One list of scenarios for every embedded warehouse; each adds only its surprises."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
+from importlib import import_module
 
 import pytest
-from loads import row
+from loads import row, start
 
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import COLUMNS
 
-LOADS = str(Path(__file__).with_name("loads.py"))
 NAMES = [column.name for column in COLUMNS]
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -33,9 +32,11 @@ def connect(monkeypatch, kind, host, **more):
 
 
 def execute(warehouse, *statements):
-    for statement in statements:
-        code = f"import {warehouse.kind.replace('sqlite', 'sqlite3')} as db; c = db.connect({str(warehouse.path)!r}); "
-        subprocess.run([sys.executable, "-c", code + f"c.execute({statement!r}); c.commit(); c.close()"], check=True)
+    module = import_module("duckdb" if warehouse.kind == "duckdb" else "sqlite3")
+    with closing(module.connect(str(warehouse.path))) as con:
+        for statement in statements:
+            con.execute(statement)
+        con.commit()
 
 
 def ids(warehouse, table="t"):
@@ -44,11 +45,6 @@ def ids(warehouse, table="t"):
 
 def types(warehouse, table="t"):
     return {found[1]: found[2] for found in warehouse.query(f"PRAGMA table_info('{table}')")}
-
-
-def child(what, *args, **kwargs):
-    command = [sys.executable, LOADS, what, *args]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
 # What every warehouse does
@@ -123,15 +119,19 @@ def test_views_of_a_table_that_is_complete_are_put_back(warehouse):
 def test_a_column_of_another_type_is_refused_and_nothing_is_changed(warehouse):
     wrong = "BOOLEAN" if warehouse.kind == "duckdb" else "REAL"
     execute(warehouse, f"CREATE TABLE t (batch_id {wrong})")
-    with pytest.raises(Misconfigured, match=f"Column batch_id of .* is {wrong}, and rows need .* choose another table"):
+    with pytest.raises(
+        Misconfigured, match=rf"Column batch_id of .* is {wrong}, and rows need .* choose another table"
+    ):
         load(row())
     assert types(warehouse) == {"batch_id": wrong}
 
 
 @pytest.mark.parametrize(
     "name",
-    ["select", '"odd name"', '"say ""hi"""', '"a.b"', "表", '"it\'s"', '"; DROP TABLE t"', "con", "log", "rows_to_load"]
-    + ["claude_batch_t", '"%s?"', "nth", '"🎫"'],
+    [
+        *("select", "con", "log", "nth", "表", "rows_to_load", "claude_batch_t"),
+        *('"odd name"', '"say ""hi"""', '"a.b"', '"it\'s"', '"; DROP TABLE t"', '"%s?"', '"🎫"'),
+    ],
 )
 def test_odd_names_name_a_table(warehouse, name):
     load(row(text="first"), table=name)
@@ -311,18 +311,18 @@ def test_rows_that_break_off_leave_the_old_ones(warehouse):
 def test_a_swap_that_fails_leaves_the_old_rows(warehouse):
     writer = load(row(custom_id="old"))
     execute(warehouse, "CREATE UNIQUE INDEX once ON t (custom_id)")
-    with pytest.raises(WarehouseUnavailable, match="(?i)could not use connection 'warehouse': .*(unique|duplicate)"):
+    with pytest.raises(WarehouseUnavailable, match=r"(?i)could not use connection 'warehouse': .*(unique|duplicate)"):
         writer.replace(["msgbatch_1"], iter([row(custom_id="same"), row(custom_id="same")]))
     assert ids(warehouse) == [("msgbatch_1", "old")]
 
 
 def test_a_load_that_is_killed_leaves_the_old_rows(warehouse, tmp_path):
     load(row("killed", "old"))
-    process = child("stuck", "killed", env={**os.environ, "TMPDIR": str(tmp_path)})
-    with process:
-        assert any("half way" in line for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process, told = start("stuck", "killed", TMPDIR=str(tmp_path))
+    assert told.recv() == "half way"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert ids(warehouse) == [("killed", "old")]
     load(row("killed", "new"))
     assert ids(warehouse) == [("killed", "new")]
@@ -349,9 +349,10 @@ def test_a_warehouse_that_another_process_holds_is_waited_for(warehouse, is_new)
 
 
 def test_loads_that_race_for_a_new_table_all_arrive(warehouse):
-    processes = [child("load", f"batch-{n}", "500") for n in range(3)]
-    said = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
+    processes = [start("race", f"batch-{n}")[0] for n in range(3)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     found = warehouse.query("SELECT batch_id, count(*) FROM t GROUP BY batch_id ORDER BY batch_id")
     assert found == [("batch-0", 500), ("batch-1", 500), ("batch-2", 500)]
     assert warehouse.query("SELECT count(*) FROM t_latest") == [(500,)]
@@ -387,11 +388,11 @@ def test_an_odd_path_is_the_file_of_that_name(warehouse, monkeypatch, tmp_path, 
 
 
 def test_a_hundred_thousand_rows_do_not_take_the_memory_of_a_hundred_thousand_rows(warehouse):
-    process = child("measure", "big", "100000")
-    said, errors = process.communicate()
-    assert process.returncode == 0, errors
+    process, told = start("measure", "big")
+    grown = told.recv()
+    process.join()
     # 200 MB of texts: DuckDB keeps its own bounded pages, SQLite next to nothing.
-    assert int(said.splitlines()[-1]) < {"duckdb": 450, "sqlite": 20}[warehouse.kind]
+    assert grown < {"duckdb": 450, "sqlite": 20}[warehouse.kind]
     assert warehouse.query("SELECT count(*), sum(length(text)) FROM t WHERE batch_id = 'big'") == [(100_000, 10**8)]
 
 
@@ -429,7 +430,7 @@ def test_tables_of_one_name_in_two_schemas_have_their_own_views(duckdb_file):
 def test_a_file_may_be_renamed(duckdb_file):
     load(row())
     duckdb_file.path = duckdb_file.path.rename(duckdb_file.path.with_name("other.duckdb"))
-    assert ids(duckdb_file, "t_latest") == ids(duckdb_file, "t_errors") + [("msgbatch_1", "a")]
+    assert [*ids(duckdb_file, "t_errors"), ("msgbatch_1", "a")] == ids(duckdb_file, "t_latest")
 
 
 def test_the_types_are_those_of_the_contract(duckdb_file):

@@ -1,0 +1,38 @@
+"""`make demo` as a person sees it: a whole pipeline on a real Airflow, and nothing left behind."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+
+
+def ours() -> set[int]:
+    """Return the processes that run in the demo's folder."""
+    home = str(ROOT / ".airflow" / "demo")
+    found = set()
+    for process in psutil.process_iter(["pid", "cwd", "status"]):
+        if (process.info["cwd"] or "").startswith(home) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.add(process.info["pid"])
+    return found
+
+
+def test_the_demo_shows_all_that_it_promises_and_stops_what_it_started() -> None:
+    before = ours()
+    run = subprocess.run(
+        [sys.executable, "tests/demo.py"], cwd=ROOT, capture_output=True, text=True, timeout=220, check=False
+    )
+    said = run.stdout
+    assert run.returncode == 0, said + run.stderr
+    assert re.search(r"deferred +TriggererJob \d+: ClaudeBatchTrigger", said)
+    assert re.search(r"Deferred for \d+\.\d s without a worker", said)
+    assert "ticket-0000" in said
+    assert re.search(r"Tickets: +200, of which \d+ succeeded", said)
+    assert re.search(r"Cost: +\$0\.\d+ in batches, \$0\.\d+ live", said)
+    assert "warehouse.duckdb" in said
+    assert "make ui" in said
+    assert (ROOT / ".airflow" / "demo" / "warehouse.duckdb").exists()
+    assert ours() == before
