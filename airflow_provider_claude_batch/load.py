@@ -35,6 +35,7 @@ class Loader:
 
     def load(self, receipts: Sequence[Receipt], writer: Writer) -> list[tuple[Receipt, Tally]]:
         """Replace the rows of all batches at once, and return what they add up to, receipt by receipt."""
+        receipts = list(_without_repetition(receipts))
         batches = {part.id: self._ended(part) for receipt in receipts for part in receipt.batches}
         receipts = [receipt.seen(batches) for receipt in receipts]
         tallies = [Tally() for _ in receipts]
@@ -83,27 +84,28 @@ class Loader:
 
     def _lines(self, batch_id: str) -> Iterator[bytes]:
         """Stream the lines; a stream that breaks is taken up again, and lines that were there are passed over."""
-        seen: set[int] = set()
+        before: set[int] = set()
         for attempt in range(_RECONNECTS + 1):
+            seen: set[int] = set()
             try:
                 for line in self._client.results(batch_id):
-                    if (key := hash(line)) not in seen:
-                        seen.add(key)
+                    seen.add(hash(line))
+                    if hash(line) not in before:
                         yield line
             except ApiUnavailable as error:
                 if attempt == _RECONNECTS:
                     raise
+                before |= seen
                 log.warning(
-                    "The results of %s broke off after %d lines; taking them up again. %s", batch_id, len(seen), error
+                    "The results of %s broke off after %d lines; taking them up again. %s", batch_id, len(before), error
                 )
                 time.sleep(min(2.0**attempt, 30.0) / 4)
             else:
                 return
 
     def _origin(self, receipt: Receipt, part: Part, first_line: bytes) -> Origin:
-        mark = part.mark or rows.mark_of_line(first_line)
         created_at = part.created_at or self._loaded_at
-        return Origin(
+        blank = Row(
             dag_id=receipt.dag_id,
             run_id=receipt.run_id,
             submit_task=receipt.submit_task,
@@ -112,12 +114,20 @@ class Loader:
             submission=receipt.submission,
             attempt=receipt.attempt,
             batch_id=part.id,
-            mark=mark,
-            created_at=created_at,
             submitted_at=receipt.submitted_at or created_at,
             ended_at=part.ended_at,
             loaded_at=self._loaded_at,
         )
+        return Origin(blank, part.mark or rows.mark_of_line(first_line), created_at)
+
+
+def _without_repetition(receipts: Sequence[Receipt]) -> Iterator[Receipt]:
+    """A batch that is named twice is loaded once, with the receipt that names it first."""
+    named: set[str] = set()
+    for receipt in receipts:
+        parts = {part.id: part for part in receipt.batches if part.id not in named}
+        named |= parts.keys()
+        yield msgspec.structs.replace(receipt, batches=tuple(parts.values()))
 
 
 def report(receipt: Receipt, tally: Tally) -> None:

@@ -25,7 +25,9 @@ class Retry(msgspec.Struct, frozen=True):
         """Collect the ids from the receipts, or from the table where there are too many; None where there are none."""
         if len({receipt.submission for receipt in receipts}) > 1:
             raise Misconfigured("retry_of= takes the receipts of one submission: map the retry like the submission.")
-        used = {custom_id: tokens for receipt in receipts for custom_id, tokens in _retryable(receipt, read_back)}
+        newest = max(receipt.attempt for receipt in receipts)
+        rounds = [receipt for receipt in receipts if receipt.attempt == newest]
+        used = {custom_id: tokens for receipt in rounds for custom_id, tokens in _retryable(receipt, read_back)}
         return cls(_next_attempt(receipts), used) if used else None
 
     def select(self, raw: Iterable[Any], defaults: Defaults) -> Iterator[Any]:

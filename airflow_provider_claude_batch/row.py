@@ -1,6 +1,7 @@
 """Rows: one result as the table's columns, priced, and whether another try can succeed."""
 
 from contextlib import suppress
+from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal, NamedTuple
@@ -42,8 +43,8 @@ class Row(msgspec.Struct):
     submission: str
     attempt: int
     batch_id: str
-    custom_id: str | None
-    status: str
+    custom_id: str | None = None
+    status: str = ""
     problem: str | None = None
     retryable: bool = False
     model: str | None = None
@@ -95,40 +96,17 @@ COLUMNS = tuple(Column(name, _KINDS.get(name, "text")) for name in Row.__struct_
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What all rows of one batch have in common."""
+    """Where the rows of one batch come from: what they all have in common, and how to tell that they are its own."""
 
-    dag_id: str | None
-    run_id: str | None
-    submit_task: str | None
-    map_index: int | None
-    logical_date: datetime | None
-    submission: str
-    attempt: int
-    batch_id: str
+    blank: Row
     mark: str | None
     created_at: datetime
-    submitted_at: datetime | None
-    ended_at: datetime | None
-    loaded_at: datetime
 
     def row(self, custom_id: str | None, status: str, request_hash: str | None = None) -> Row:
         """Begin a row of this batch."""
-        return Row(
-            dag_id=self.dag_id,
-            run_id=self.run_id,
-            submit_task=self.submit_task,
-            map_index=self.map_index,
-            logical_date=self.logical_date,
-            submission=self.submission,
-            attempt=self.attempt,
-            batch_id=self.batch_id,
-            custom_id=custom_id,
-            status=status,
-            request_hash=request_hash,
-            submitted_at=self.submitted_at,
-            ended_at=self.ended_at,
-            loaded_at=self.loaded_at,
-        )
+        row = copy(self.blank)
+        row.custom_id, row.status, row.request_hash = custom_id, status, request_hash
+        return row
 
 
 def of_line(line: bytes, origin: Origin, prices: PriceList) -> Row:

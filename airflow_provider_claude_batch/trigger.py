@@ -76,7 +76,9 @@ class ClaudeBatchTrigger(BaseTrigger):
 
 def event_of(ending: Ending, watch: Watch) -> dict[str, Any]:
     """Write an ending, and all that was seen, as an event."""
-    return as_json({"why": ending.why, "message": ending.message, "batches": list(watch.batches.values())})
+    batches = list(watch.batches.values())
+    event: dict[str, Any] = as_json({"why": ending.why, "message": ending.message, "batches": batches})
+    return event
 
 
 def read_event(event: dict[str, Any]) -> tuple[Ending, dict[str, Batch]]:

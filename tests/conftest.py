@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    import httpx2
+    from anthropic import Anthropic
     from emulator import Emulator
 
     from airflow_provider_claude_batch.client import Client
@@ -45,20 +47,46 @@ def airflow_db() -> None:
             logger.disabled = False  # the migrations' logging setup silences what was imported before it
 
 
-@pytest.fixture(scope="session")
-def _emulator() -> "Iterator[Emulator]":
+@pytest.fixture(scope="module")
+def process(request: pytest.FixtureRequest) -> "Iterator[Emulator]":
+    """One emulator for a file of tests, started with the options that the file names in EMULATOR."""
     from emulator import Emulator
 
-    with Emulator() as emulator:
+    with Emulator(*getattr(request.module, "EMULATOR", ())) as emulator:
         yield emulator
 
 
 @pytest.fixture
-def emulator(_emulator: "Emulator", monkeypatch: pytest.MonkeyPatch) -> "Emulator":
+def emulator(process: "Emulator", monkeypatch: pytest.MonkeyPatch) -> "Emulator":
     """The API on the other side of the wire, as new, behind the connection anthropic_default."""
-    _emulator.reset()
-    monkeypatch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", json.dumps({**EMULATED, "host": _emulator.base_url}))
-    return _emulator
+    process.reset()
+    monkeypatch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", json.dumps({**EMULATED, "host": process.base_url}))
+    return process
+
+
+@pytest.fixture
+def stopped_clock(emulator: "Emulator") -> None:
+    """Stop the emulator's clock: time passes when the test says so."""
+    emulator.clock(freeze=True)
+
+
+@pytest.fixture
+def sdk(emulator: "Emulator") -> "Iterator[Anthropic]":
+    """The SDK, without its own retries."""
+    from anthropic import Anthropic
+
+    with Anthropic(api_key="test-key", base_url=emulator.base_url, max_retries=0) as sdk:
+        yield sdk
+
+
+@pytest.fixture
+def http(emulator: "Emulator") -> "Iterator[httpx2.Client]":
+    """HTTP as it is, with the key of `sdk`."""
+    import httpx2
+    from emulator import HEADERS
+
+    with httpx2.Client(base_url=emulator.base_url, headers=HEADERS, timeout=30) as http:
+        yield http
 
 
 @pytest.fixture

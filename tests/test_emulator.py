@@ -5,47 +5,25 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import anthropic
-import httpx2
 import jsonschema
 import pytest
 from anthropic.types import Message
 from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
 from emulator import Emulator
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 SCHEMA = Path(__file__).parents[2] / "shared" / "data" / "openapi_batches.json"
-HEADERS = {"x-api-key": "test-key", "anthropic-version": "2026-10-21"}
 BATCHES = "/v1/messages/batches"
 DAY = 86_400
 BATCH_SECONDS, CANCEL_SECONDS = 100, 10
-
-
-@pytest.fixture(scope="module", name="process")
-def _process():
-    with Emulator(
-        "--batch-seconds", str(BATCH_SECONDS), "--cancel-seconds", str(CANCEL_SECONDS), "--now", "2026-11-21T12:00:00Z"
-    ) as emulator:
-        yield emulator
-
-
-@pytest.fixture(name="emulator")
-def _emulator(process):
-    process.reset()
-    process.clock(freeze=True)
-    return process
-
-
-@pytest.fixture(name="client")
-def _client(emulator):
-    with anthropic.Anthropic(api_key="test-key", base_url=emulator.base_url, max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(name="http")
-def _http(emulator):
-    with httpx2.Client(base_url=emulator.base_url, headers=HEADERS) as http:
-        yield http
+EMULATOR = (
+    "--batch-seconds",
+    str(BATCH_SECONDS),
+    "--cancel-seconds",
+    str(CANCEL_SECONDS),
+    "--now",
+    "2026-11-21T12:00:00Z",
+)
+pytestmark = pytest.mark.usefixtures("stopped_clock")
 
 
 def request(custom_id="a", **params):
@@ -60,8 +38,8 @@ def requests(count):
     return [request(f"row-{at}") for at in range(count)]
 
 
-def rows(client, batch_id):
-    return {row.custom_id: row.result for row in client.messages.batches.results(batch_id)}
+def rows(sdk, batch_id):
+    return {row.custom_id: row.result for row in sdk.messages.batches.results(batch_id)}
 
 
 def strictly(kind, data):
@@ -82,8 +60,8 @@ def check_schema(name, data):
     jsonschema.validate(data, {"$ref": f"#/components/schemas/{name}", **document}, jsonschema.Draft202012Validator)
 
 
-def test_a_fresh_batch_is_in_progress_with_everything_processing(client):
-    batch = client.messages.batches.create(requests=requests(3))
+def test_a_fresh_batch_is_in_progress_with_everything_processing(sdk):
+    batch = sdk.messages.batches.create(requests=requests(3))
     assert batch.processing_status == "in_progress"
     assert batch.request_counts.to_dict() == {
         "processing": 3, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0
@@ -103,12 +81,12 @@ def test_the_wire_has_the_key_order_and_timestamps_of_the_api(http, emulator):
     assert json.loads(text)["id"].startswith("msgbatch_01")
 
 
-def test_a_batch_ends_when_the_clock_says_so(client, emulator):
-    batch = client.messages.batches.create(requests=requests(3))
+def test_a_batch_ends_when_the_clock_says_so(sdk, emulator):
+    batch = sdk.messages.batches.create(requests=requests(3))
     emulator.advance(BATCH_SECONDS - 1)
-    assert client.messages.batches.retrieve(batch.id).processing_status == "in_progress"
+    assert sdk.messages.batches.retrieve(batch.id).processing_status == "in_progress"
     emulator.advance(1)
-    ended = client.messages.batches.retrieve(batch.id)
+    ended = sdk.messages.batches.retrieve(batch.id)
     assert ended.processing_status == "ended"
     assert ended.request_counts.succeeded == 3
     assert (ended.ended_at - ended.created_at).total_seconds() == BATCH_SECONDS
@@ -178,68 +156,68 @@ def test_every_answer_carries_the_headers_of_the_api_and_the_emulated_date(http,
     assert answer.json()["request_id"] == answer.headers["request-id"]
 
 
-def test_a_cancelled_batch_keeps_what_was_finished_and_cancels_the_rest(client, emulator):
-    batch = client.messages.batches.create(requests=requests(40))
+def test_a_cancelled_batch_keeps_what_was_finished_and_cancels_the_rest(sdk, emulator):
+    batch = sdk.messages.batches.create(requests=requests(40))
     emulator.advance(BATCH_SECONDS / 4)
-    canceling = client.messages.batches.cancel(batch.id)
+    canceling = sdk.messages.batches.cancel(batch.id)
     assert canceling.processing_status == "canceling"
     assert canceling.cancel_initiated_at is not None
     assert canceling.request_counts.processing == 40
     emulator.advance(CANCEL_SECONDS)
-    ended = client.messages.batches.retrieve(batch.id)
+    ended = sdk.messages.batches.retrieve(batch.id)
     assert (ended.processing_status, ended.request_counts.succeeded, ended.request_counts.canceled) == ("ended", 10, 30)
-    kinds = [result.type for result in rows(client, batch.id).values()]
+    kinds = [result.type for result in rows(sdk, batch.id).values()]
     assert (kinds.count("succeeded"), kinds.count("canceled")) == (10, 30)
 
 
-def test_cancelling_again_or_after_the_end_changes_nothing(client, emulator):
-    batch = client.messages.batches.create(requests=requests(2))
-    first = client.messages.batches.cancel(batch.id)
+def test_cancelling_again_or_after_the_end_changes_nothing(sdk, emulator):
+    batch = sdk.messages.batches.create(requests=requests(2))
+    first = sdk.messages.batches.cancel(batch.id)
     emulator.advance(1)
-    assert client.messages.batches.cancel(batch.id) == first
+    assert sdk.messages.batches.cancel(batch.id) == first
     emulator.advance(CANCEL_SECONDS)
-    ended = client.messages.batches.retrieve(batch.id)
-    assert client.messages.batches.cancel(batch.id) == ended
+    ended = sdk.messages.batches.retrieve(batch.id)
+    assert sdk.messages.batches.cancel(batch.id) == ended
 
 
-def test_what_is_left_after_a_day_expires(client, emulator):
+def test_what_is_left_after_a_day_expires(sdk, emulator):
     emulator.fault("slow_batch", seconds=4 * DAY)
-    batch = client.messages.batches.create(requests=requests(40))
+    batch = sdk.messages.batches.create(requests=requests(40))
     emulator.advance(DAY - 1)
-    assert client.messages.batches.retrieve(batch.id).processing_status == "in_progress"
+    assert sdk.messages.batches.retrieve(batch.id).processing_status == "in_progress"
     emulator.advance(1)
-    ended = client.messages.batches.retrieve(batch.id)
+    ended = sdk.messages.batches.retrieve(batch.id)
     assert ended.ended_at == ended.expires_at
     assert (ended.request_counts.succeeded, ended.request_counts.expired) == (10, 30)
-    kinds = [result.type for result in rows(client, batch.id).values()]
+    kinds = [result.type for result in rows(sdk, batch.id).values()]
     assert (kinds.count("succeeded"), kinds.count("expired")) == (10, 30)
 
 
-def test_results_are_gone_29_days_after_creation_and_the_batch_is_not(client, emulator):
-    batch = client.messages.batches.create(requests=requests(1))
+def test_results_are_gone_29_days_after_creation_and_the_batch_is_not(sdk, emulator):
+    batch = sdk.messages.batches.create(requests=requests(1))
     emulator.advance(29 * DAY - 1)
-    assert len(rows(client, batch.id)) == 1
+    assert len(rows(sdk, batch.id)) == 1
     emulator.advance(1)
-    archived = client.messages.batches.retrieve(batch.id)
+    archived = sdk.messages.batches.retrieve(batch.id)
     assert (archived.archived_at - archived.created_at).days == 29
     with pytest.raises(anthropic.NotFoundError, match="has no available results"):
-        rows(client, batch.id)
+        rows(sdk, batch.id)
 
 
-def test_a_running_batch_cannot_be_deleted_and_an_ended_one_is_gone(client, emulator):
-    batch = client.messages.batches.create(requests=requests(1))
+def test_a_running_batch_cannot_be_deleted_and_an_ended_one_is_gone(sdk, emulator):
+    batch = sdk.messages.batches.create(requests=requests(1))
     with pytest.raises(anthropic.BadRequestError, match="Consider canceling the batch instead"):
-        client.messages.batches.delete(batch.id)
+        sdk.messages.batches.delete(batch.id)
     emulator.advance(BATCH_SECONDS)
-    deleted = client.messages.batches.delete(batch.id)
+    deleted = sdk.messages.batches.delete(batch.id)
     assert (deleted.id, deleted.type) == (batch.id, "message_batch_deleted")
-    assert list(client.messages.batches.list()) == []
+    assert list(sdk.messages.batches.list()) == []
     with pytest.raises(anthropic.NotFoundError):
-        client.messages.batches.retrieve(batch.id)
+        sdk.messages.batches.retrieve(batch.id)
 
 
-def test_workspaces_do_not_see_each_other_and_both_headers_name_the_same_one(client, http, emulator):
-    batch = client.messages.batches.create(requests=requests(1))
+def test_workspaces_do_not_see_each_other_and_both_headers_name_the_same_one(sdk, http, emulator):
+    batch = sdk.messages.batches.create(requests=requests(1))
     assert http.get(f"{BATCHES}/{batch.id}").status_code == 200
     stranger = anthropic.Anthropic(api_key="another-key", base_url=emulator.base_url, max_retries=0)
     assert list(stranger.messages.batches.list()) == []
@@ -247,48 +225,10 @@ def test_workspaces_do_not_see_each_other_and_both_headers_name_the_same_one(cli
         stranger.messages.batches.retrieve(batch.id)
 
 
-def test_the_beta_twin_and_both_versions_reach_the_same_batches(client, http):
-    batch = client.beta.messages.batches.create(requests=requests(1), betas=["output-300k-2026-03-24"])
+def test_the_beta_twin_and_both_versions_reach_the_same_batches(sdk, http):
+    batch = sdk.beta.messages.batches.create(requests=requests(1), betas=["output-300k-2026-03-24"])
     old = http.get(f"{BATCHES}/{batch.id}?beta=true", headers={"anthropic-version": "2023-06-01"})
     assert old.json()["id"] == batch.id
-
-
-@pytest.fixture(name="listed", scope="module")
-def _listed(process):
-    """Twenty-five ids, newest first; the third oldest is deleted."""
-    process.reset()
-    process.clock(freeze=True)
-    with httpx2.Client(base_url=process.base_url, headers=HEADERS | {"x-api-key": "list-key"}) as http:
-        ids = [http.post(BATCHES, json={"requests": requests(1)}).json()["id"] for _ in range(26)]
-        process.advance(BATCH_SECONDS)
-        http.delete(f"{BATCHES}/{ids.pop(2)}")
-        yield http, ids[::-1]
-
-
-ends = st.none() | st.integers(0, 24)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(limit=st.none() | st.integers(1, 30), after=ends, before=ends)
-def test_any_page_is_a_slice_of_the_list(listed, limit, after, before):
-    http, ids = listed
-    query = {"limit": limit, "after_id": None if after is None else ids[after]}
-    query["before_id"] = None if before is None else ids[before]
-    page = http.get(BATCHES, params={name: value for name, value in query.items() if value is not None}).json()
-    between = ids[0 if after is None else after + 1 : before]
-    size = limit or 20
-    expected = between[-size:] if before is not None and after is None else between[:size]
-    assert [batch["id"] for batch in page["data"]] == expected
-    assert page["has_more"] == (len(between) > size)
-    assert (page["first_id"], page["last_id"]) == ((expected[0], expected[-1]) if expected else (None, None))
-
-
-def test_the_sdk_pages_through_everything_in_both_directions(listed, process):
-    _, ids = listed
-    with anthropic.Anthropic(api_key="list-key", base_url=process.base_url) as client:
-        assert [batch.id for batch in client.messages.batches.list(limit=4)] == ids
-        back = [batch.id for batch in client.messages.batches.list(limit=4, before_id=ids[-1])]
-        assert sorted(back) == sorted(ids[:-1])
 
 
 @pytest.mark.parametrize(
@@ -307,11 +247,11 @@ def test_a_wrong_limit_is_refused(http, query, message):
 def test_live_counts_move_and_end_where_the_batch_does():
     with Emulator("--live-counts", "--batch-seconds", "100") as emulator:
         emulator.clock(freeze=True)
-        with anthropic.Anthropic(api_key="k", base_url=emulator.base_url) as client:
-            batch = client.messages.batches.create(requests=requests(10))
+        with anthropic.Anthropic(api_key="k", base_url=emulator.base_url) as sdk:
+            batch = sdk.messages.batches.create(requests=requests(10))
             seen = []
             for _ in range(5):
-                counts = client.messages.batches.retrieve(batch.id).request_counts
+                counts = sdk.messages.batches.retrieve(batch.id).request_counts
                 assert counts.processing + counts.succeeded == 10
                 seen.append(counts.succeeded)
                 emulator.advance(25)
@@ -321,16 +261,16 @@ def test_live_counts_move_and_end_where_the_batch_does():
 def test_a_range_of_seconds_draws_another_duration_for_each_batch():
     with Emulator("--batch-seconds", "20-60", "--cancel-ended", "error") as emulator:
         emulator.clock(freeze=True)
-        with anthropic.Anthropic(api_key="k", base_url=emulator.base_url) as client:
+        with anthropic.Anthropic(api_key="k", base_url=emulator.base_url) as sdk:
             for _ in range(8):
-                client.messages.batches.create(requests=requests(1))
+                sdk.messages.batches.create(requests=requests(1))
             emulator.advance(60)
-            batches = list(client.messages.batches.list())
+            batches = list(sdk.messages.batches.list())
             durations = {(batch.ended_at - batch.created_at).total_seconds() for batch in batches}
             assert len(durations) == 8
             assert all(20 <= duration <= 60 for duration in durations)
             with pytest.raises(anthropic.BadRequestError, match="already ended"):
-                client.messages.batches.cancel(batches[0].id)
+                sdk.messages.batches.cancel(batches[0].id)
 
 
 def test_a_live_message_parses_strictly_and_is_of_the_standard_tier(http):

@@ -2,46 +2,26 @@
 
 import json
 
-import anthropic
 import httpx2
 import pytest
-from emulator import Emulator
+from emulator import HEADERS, Emulator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-HEADERS = {"x-api-key": "test-key", "anthropic-version": "2026-10-21"}
 MODEL = "claude-haiku-4-5"
-
-
-@pytest.fixture(scope="module", name="process")
-def _process():
-    with Emulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture(name="emulator")
-def _emulator(process):
-    process.reset()
-    process.clock(freeze=True)
-    return process
-
-
-@pytest.fixture(name="client", scope="module")
-def _client(process):
-    with anthropic.Anthropic(api_key="test-key", base_url=process.base_url, max_retries=0) as client:
-        yield client
+pytestmark = pytest.mark.usefixtures("stopped_clock")
 
 
 def params(text, **more):
     return {"model": MODEL, "max_tokens": 2000, "messages": [{"role": "user", "content": text}], **more}
 
 
-def answers(client, emulator, *all_params):
+def answers(sdk, emulator, *all_params):
     """Send these params as one batch and return its messages in the same order."""
     requests = [{"custom_id": str(at), "params": one} for at, one in enumerate(all_params)]
-    batch = client.messages.batches.create(requests=requests)
+    batch = sdk.messages.batches.create(requests=requests)
     emulator.advance(100)
-    messages = {row.custom_id: row.result.message for row in client.messages.batches.results(batch.id)}
+    messages = {row.custom_id: row.result.message for row in sdk.messages.batches.results(batch.id)}
     return [messages[str(at)] for at in range(len(all_params))]
 
 
@@ -49,57 +29,55 @@ def text_of(message):
     return message.content[0].text
 
 
-def test_the_same_request_has_the_same_answer_in_any_batch_and_live(client, emulator):
+def test_the_same_request_has_the_same_answer_in_any_batch_and_live(sdk, emulator):
     asked = params("Where does the rain come from?", system="Be brief.")
-    first, *others = answers(client, emulator, asked, dict(reversed(asked.items())))
-    again = answers(client, emulator, asked)
-    live = client.messages.create(**asked)
+    first, *others = answers(sdk, emulator, asked, dict(reversed(asked.items())))
+    again = answers(sdk, emulator, asked)
+    live = sdk.messages.create(**asked)
     assert {text_of(message) for message in (first, *others, *again, live)} == {text_of(first)}
     assert first.usage.service_tier == "batch"
     assert live.usage.service_tier == "standard"
     assert first.id not in {message.id for message in (*others, *again, live)}
 
 
-def test_answers_differ_in_text_and_length(client, emulator):
-    texts = [
-        text_of(message) for message in answers(client, emulator, *(params(f"Question {at}?") for at in range(99)))
-    ]
+def test_answers_differ_in_text_and_length(sdk, emulator):
+    texts = [text_of(message) for message in answers(sdk, emulator, *(params(f"Question {at}?") for at in range(99)))]
     assert len(set(texts)) > 90
     assert max(map(len, texts)) > 4 * min(map(len, texts))
 
 
-def test_a_higher_max_tokens_lengthens_the_same_answer(client, emulator):
-    whole, cut = answers(client, emulator, params("Go on, number 7."), params("Go on, number 7.", max_tokens=3))
+def test_a_higher_max_tokens_lengthens_the_same_answer(sdk, emulator):
+    whole, cut = answers(sdk, emulator, params("Go on, number 7."), params("Go on, number 7.", max_tokens=3))
     assert text_of(whole).startswith(text_of(cut))
     assert (cut.stop_reason, cut.usage.output_tokens, len(text_of(cut))) == ("max_tokens", 3, 12)
     assert whole.stop_reason == "end_turn"
     assert whole.usage.output_tokens == -(-len(text_of(whole)) // 4)
 
 
-def test_a_stop_sequence_ends_the_answer_before_itself(client, emulator):
-    (whole,) = answers(client, emulator, params("Tell me more."))
+def test_a_stop_sequence_ends_the_answer_before_itself(sdk, emulator):
+    (whole,) = answers(sdk, emulator, params("Tell me more."))
     word = text_of(whole).split()[1]
-    (stopped,) = answers(client, emulator, params("Tell me more.", stop_sequences=["never said", word]))
+    (stopped,) = answers(sdk, emulator, params("Tell me more.", stop_sequences=["never said", word]))
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", word)
     assert text_of(stopped) == text_of(whole).partition(word)[0]
 
 
-def test_awkward_characters_reach_the_reader_unharmed(client, emulator):
+def test_awkward_characters_reach_the_reader_unharmed(sdk, emulator):
     many = [params(f"Awkward {at}") for at in range(600)]
-    texts = "".join(text_of(message) for message in answers(client, emulator, *many))
+    texts = "".join(text_of(message) for message in answers(sdk, emulator, *many))
     awkward = ("\u2028", "\x85", "\x00", "🎉", '"double"', "\\n", "\nsecond", "שלום", "<script>", '{"label"', "{{ var")
     for fragment in awkward:
         assert fragment in texts, fragment
 
 
-def test_awkward_answers_are_a_minority(client, emulator):
-    texts = [text_of(message) for message in answers(client, emulator, *(params(f"Plain {at}") for at in range(300)))]
+def test_awkward_answers_are_a_minority(sdk, emulator):
+    texts = [text_of(message) for message in answers(sdk, emulator, *(params(f"Plain {at}") for at in range(300)))]
     assert 20 < sum(not text.isascii() or "\x00" in text or "\n" in text for text in texts) < 100
 
 
-def test_a_batch_row_holds_unusual_separators_raw_and_nul_escaped(client, emulator):
+def test_a_batch_row_holds_unusual_separators_raw_and_nul_escaped(sdk, emulator):
     requests = [{"custom_id": str(at), "params": params(f"Awkward {at}")} for at in range(300)]
-    batch = client.messages.batches.create(requests=requests)
+    batch = sdk.messages.batches.create(requests=requests)
     emulator.advance(100)
     content = httpx2.get(f"{emulator.base_url}/v1/messages/batches/{batch.id}/results", headers=HEADERS).content
     assert content.count(b"\n") == 300
@@ -119,20 +97,20 @@ def test_a_batch_row_holds_unusual_separators_raw_and_nul_escaped(client, emulat
         ('Categories: ["sport", "politics", "weather"]', "The weather will be fine.", "weather"),
     ],
 )
-def test_offered_labels_are_answered_with_the_one_that_fits(client, system, user, label):
-    assert text_of(client.messages.create(**params(user, system=system))) == label
+def test_offered_labels_are_answered_with_the_one_that_fits(sdk, system, user, label):
+    assert text_of(sdk.messages.create(**params(user, system=system))) == label
 
 
-def test_a_text_that_fits_no_label_still_gets_one_and_not_always_the_same(client, emulator):
+def test_a_text_that_fits_no_label_still_gets_one_and_not_always_the_same(sdk, emulator):
     asked = [params(f"Xyz {at}", system="Label the ticket: billing, technical or other.") for at in range(30)]
-    assert {text_of(message) for message in answers(client, emulator, *asked)} == {"billing", "technical", "other"}
+    assert {text_of(message) for message in answers(sdk, emulator, *asked)} == {"billing", "technical", "other"}
 
 
 @pytest.mark.parametrize(
     "user", ["My items: apples, pears and plums.", "Hi: thanks, I am here, you know.", "I: a or b."]
 )
-def test_a_mere_list_is_no_offer_of_labels(client, user):
-    answer = text_of(client.messages.create(**params(user, system="Be kind.")))
+def test_a_mere_list_is_no_offer_of_labels(sdk, user):
+    answer = text_of(sdk.messages.create(**params(user, system="Be kind.")))
     assert answer not in user
 
 
@@ -141,11 +119,11 @@ prompts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(system=prompts, user=prompts, tool=prompts)
-def test_count_tokens_says_what_usage_says(client, system, user, tool):
+def test_count_tokens_says_what_usage_says(sdk, system, user, tool):
     tools = [{"name": "look", "description": tool, "input_schema": {"type": "object"}}]
     asked = params([{"type": "text", "text": user}], system=system, tools=tools)
-    counted = client.messages.count_tokens(**{name: asked[name] for name in asked if name != "max_tokens"})
-    usage = client.messages.create(**asked).usage
+    counted = sdk.messages.count_tokens(**{name: asked[name] for name in asked if name != "max_tokens"})
+    usage = sdk.messages.create(**asked).usage
     assert counted.input_tokens == usage.input_tokens
     assert abs(usage.input_tokens * 4 - len(system) - len(user) - len(tool)) < 20
 
@@ -164,12 +142,12 @@ def test_usage_has_the_shape_of_the_wire(emulator):
     }
 
 
-def test_images_cost_a_flat_number_of_tokens_whatever_their_bytes(client):
+def test_images_cost_a_flat_number_of_tokens_whatever_their_bytes(sdk):
     def image(data):
         return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
 
     small, large = (
-        client.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": [image("A" * size)]}])
+        sdk.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": [image("A" * size)]}])
         for size in (4, 40_000)
     )
     assert small.input_tokens == large.input_tokens == 1600
@@ -217,17 +195,17 @@ def test_rates_draw_outcomes_anew_for_each_batch_and_never_for_a_download():
         ("model_context_window_exceeded", "model_context_window_exceeded"),
     ],
 )
-def test_a_row_can_succeed_without_being_usable(client, emulator, outcome, stop_reason):
+def test_a_row_can_succeed_without_being_usable(sdk, emulator, outcome, stop_reason):
     emulator.fault("row", outcome=outcome)
-    (message,) = answers(client, emulator, params("Hello there", max_tokens=300))
+    (message,) = answers(sdk, emulator, params("Hello there", max_tokens=300))
     assert message.stop_reason == stop_reason
     assert text_of(message)
     assert (message.usage.output_tokens == 300) == (outcome == "truncated")
 
 
-def test_a_refusal_succeeds_with_nothing_in_it(client, emulator):
+def test_a_refusal_succeeds_with_nothing_in_it(sdk, emulator):
     emulator.fault("row", outcome="refusal")
-    (message,) = answers(client, emulator, params("Hello there"))
+    (message,) = answers(sdk, emulator, params("Hello there"))
     assert (message.stop_reason, message.content, message.usage.output_tokens) == ("refusal", [], 0)
     assert message.stop_details.type == "refusal"
     assert message.stop_details.category == "general_harms"
@@ -236,26 +214,26 @@ def test_a_refusal_succeeds_with_nothing_in_it(client, emulator):
 @pytest.mark.parametrize(
     "kind", ["overloaded_error", "api_error", "timeout_error", "rate_limit_error", "billing_error"]
 )
-def test_a_row_that_failed_while_running_names_its_worker_request(client, emulator, kind):
+def test_a_row_that_failed_while_running_names_its_worker_request(sdk, emulator, kind):
     emulator.fault("row", outcome=kind)
-    batch = client.messages.batches.create(requests=[{"custom_id": "a", "params": params("Hi")}])
+    batch = sdk.messages.batches.create(requests=[{"custom_id": "a", "params": params("Hi")}])
     emulator.advance(10)
-    (row,) = client.messages.batches.results(batch.id)
+    (row,) = sdk.messages.batches.results(batch.id)
     assert row.result.type == "errored"
     assert row.result.error.error.type == kind
     assert row.result.error.request_id.startswith("workerreq_")
 
 
-def test_a_row_fault_strikes_as_often_as_it_says_the_rows_that_it_matches(client, emulator):
+def test_a_row_fault_strikes_as_often_as_it_says_the_rows_that_it_matches(sdk, emulator):
     emulator.faults(
         {"fault": "row", "outcome": "overloaded_error", "match": "^bad-", "times": 2},
         {"fault": "row", "outcome": "refusal", "match": "poison", "times": -1},
     )
     asked = [("bad-1", "x"), ("good", "x"), ("bad-2", "x"), ("bad-3", "x"), ("p", "some poison"), ("q", "poisonous")]
     requests = [{"custom_id": custom_id, "params": params(text)} for custom_id, text in asked]
-    batch = client.messages.batches.create(requests=requests)
+    batch = sdk.messages.batches.create(requests=requests)
     emulator.advance(10)
-    results = {row.custom_id: row.result for row in client.messages.batches.results(batch.id)}
+    results = {row.custom_id: row.result for row in sdk.messages.batches.results(batch.id)}
     assert {name for name, result in results.items() if result.type == "errored"} == {"bad-1", "bad-2"}
     succeeded = {name: result.message.stop_reason for name, result in results.items() if result.type == "succeeded"}
     assert succeeded == {"good": "end_turn", "bad-3": "end_turn", "p": "refusal", "q": "refusal"}

@@ -15,10 +15,9 @@ import anthropic
 import httpx2
 import psutil
 import pytest
-from emulator import Emulator
+from emulator import HEADERS, Emulator
 
 BATCHES = "/v1/messages/batches"
-HEADERS = {"x-api-key": "test-key", "anthropic-version": "2026-10-21"}
 PARAMS = {"model": "claude-haiku-4-5", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
 
 

@@ -7,45 +7,20 @@ import time
 import anthropic
 import httpx2
 import pytest
-from emulator import Emulator
 
 BATCHES = "/v1/messages/batches"
-HEADERS = {"x-api-key": "test-key", "anthropic-version": "2026-10-21"}
 PARAMS = {"model": "claude-haiku-4-5", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
+EMULATOR = ("--batch-seconds", "100")
+pytestmark = pytest.mark.usefixtures("stopped_clock")
 
 
-@pytest.fixture(scope="module", name="process")
-def _process():
-    with Emulator("--batch-seconds", "100") as emulator:
-        yield emulator
-
-
-@pytest.fixture(name="emulator")
-def _emulator(process):
-    process.reset()
-    process.clock(freeze=True)
-    return process
-
-
-@pytest.fixture(name="client")
-def _client(emulator):
-    with anthropic.Anthropic(api_key="test-key", base_url=emulator.base_url, max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(name="http")
-def _http(emulator):
-    with httpx2.Client(base_url=emulator.base_url, headers=HEADERS, timeout=30) as http:
-        yield http
-
-
-def create(client, count=1):
-    return client.messages.batches.create(requests=[{"custom_id": f"r{at}", "params": PARAMS} for at in range(count)])
+def create(sdk, count=1):
+    return sdk.messages.batches.create(requests=[{"custom_id": f"r{at}", "params": PARAMS} for at in range(count)])
 
 
 @pytest.fixture(name="ended")
-def _ended(client, emulator):
-    batch = create(client, 20)
+def _ended(sdk, emulator):
+    batch = create(sdk, 20)
     emulator.advance(100)
     return batch
 
@@ -69,88 +44,88 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("status", "kind", "error"), STATUSES)
-def test_a_status_strikes_before_the_call_has_any_effect(client, emulator, status, kind, error):
+def test_a_status_strikes_before_the_call_has_any_effect(sdk, emulator, status, kind, error):
     emulator.fault("status", status=status, operation="create")
     with pytest.raises(error) as raised:
-        create(client)
+        create(sdk)
     assert (raised.value.status_code, raised.value.body["error"]["type"]) == (status, kind)
-    assert list(client.messages.batches.list()) == []
-    assert create(client)
+    assert list(sdk.messages.batches.list()) == []
+    assert create(sdk)
     assert emulator.summary()["create"] == {str(status): 1, "200": 1}
 
 
-def test_a_bad_gateway_answers_in_html(client, emulator):
+def test_a_bad_gateway_answers_in_html(sdk, emulator):
     emulator.fault("status", status=502)
     with pytest.raises(anthropic.InternalServerError) as raised:
-        client.messages.batches.list()
+        sdk.messages.batches.list()
     assert raised.value.response.headers["content-type"].startswith("text/html")
     assert "502 Bad Gateway" in raised.value.response.text
 
 
 @pytest.mark.parametrize("retry_after", [None, 7])
-def test_a_rate_limit_may_say_when_to_come_back(client, emulator, retry_after):
+def test_a_rate_limit_may_say_when_to_come_back(sdk, emulator, retry_after):
     emulator.fault("status", status=429, retry_after=retry_after)
     with pytest.raises(anthropic.RateLimitError) as raised:
-        create(client)
+        create(sdk)
     assert raised.value.response.headers.get("retry-after") == (retry_after and str(retry_after))
 
 
-def test_a_spend_limit_is_told_by_its_code_and_a_full_queue_by_its_text(client, emulator):
+def test_a_spend_limit_is_told_by_its_code_and_a_full_queue_by_its_text(sdk, emulator):
     details = {"error_code": "enforced_spend_limit_reached"}
     emulator.faults({"fault": "status", "status": 429, "details": details}, {"fault": "queue_full"})
     with pytest.raises(anthropic.RateLimitError) as spend:
-        create(client)
+        create(sdk)
     with pytest.raises(anthropic.RateLimitError, match="enqueued batch requests") as queue:
-        create(client)
+        create(sdk)
     assert spend.value.body["error"]["details"] == details
     assert "details" not in queue.value.body["error"]
 
 
-def test_any_text_can_be_given(client, emulator):
+def test_any_text_can_be_given(sdk, emulator):
     text = "You have reached your specified API usage limits."
     emulator.fault("status", status=400, message=text, type="invalid_request_error")
     with pytest.raises(anthropic.BadRequestError, match=text):
-        create(client)
+        create(sdk)
 
 
-def test_a_fault_waits_out_its_skips_then_strikes_its_times(client, emulator):
+def test_a_fault_waits_out_its_skips_then_strikes_its_times(sdk, emulator):
     emulator.fault("status", status=500, operation=["retrieve", "list"], after=2, times=2)
     outcomes = []
     for _ in range(6):
         try:
-            client.messages.batches.list()
+            sdk.messages.batches.list()
             outcomes.append(200)
         except anthropic.InternalServerError:
             outcomes.append(500)
     assert outcomes == [200, 200, 500, 500, 200, 200]
 
 
-def test_a_fault_can_name_one_batch_and_can_be_called_off(client, emulator):
-    first, second = create(client), create(client)
+def test_a_fault_can_name_one_batch_and_can_be_called_off(sdk, emulator):
+    first, second = create(sdk), create(sdk)
     emulator.fault("status", status=500, batch=first.id, times=-1)
-    assert client.messages.batches.retrieve(second.id)
+    assert sdk.messages.batches.retrieve(second.id)
     for _ in range(3):
         with pytest.raises(anthropic.InternalServerError):
-            client.messages.batches.retrieve(first.id)
+            sdk.messages.batches.retrieve(first.id)
     emulator.clear_faults()
     assert emulator.faults() == []
-    assert client.messages.batches.retrieve(first.id)
+    assert sdk.messages.batches.retrieve(first.id)
 
 
-def test_a_status_after_accept_leaves_a_stored_batch(client, emulator):
+def test_a_status_after_accept_leaves_a_stored_batch(sdk, emulator):
     emulator.fault("status_after_accept", status=500)
     with pytest.raises(anthropic.InternalServerError):
-        create(client)
-    assert len(list(client.messages.batches.list())) == 1
+        create(sdk)
+    assert len(list(sdk.messages.batches.list())) == 1
 
 
 @pytest.mark.parametrize(("kind", "stored"), [("drop_before", 0), ("drop_after_accept", 1)])
-def test_a_dropped_connection_never_answers(client, emulator, kind, stored):
+def test_a_dropped_connection_never_answers(sdk, emulator, kind, stored):
     emulator.fault(kind, operation="create")
     with pytest.raises(anthropic.APIConnectionError) as raised:
-        create(client)
+        create(sdk)
     assert isinstance(raised.value.__cause__, httpx2.TransportError)
-    assert len(list(client.messages.batches.list())) == stored
+    assert len(list(sdk.messages.batches.list())) == stored
     (entry,) = emulator.journal(operation="create")
     assert entry["status"] == "dropped"
     assert (entry["batch_id"] is not None) == bool(stored)
@@ -158,47 +133,47 @@ def test_a_dropped_connection_never_answers(client, emulator, kind, stored):
 
 def test_the_sdks_own_retry_after_a_drop_pays_twice(emulator):
     emulator.fault("drop_after_accept")
-    with anthropic.Anthropic(api_key="test-key", base_url=emulator.base_url, max_retries=2) as client:
-        create(client)
-        assert len(list(client.messages.batches.list())) == 2
+    with anthropic.Anthropic(api_key="test-key", base_url=emulator.base_url, max_retries=2) as sdk:
+        create(sdk)
+        assert len(list(sdk.messages.batches.list())) == 2
     assert [entry["retry_count"] for entry in emulator.journal(operation="create")] == [0, 1]
 
 
 @pytest.mark.parametrize(("kind", "stored"), [("hang", 0), ("hang_after_accept", 1)])
-def test_a_hanging_call_is_answered_never(client, emulator, kind, stored):
+def test_a_hanging_call_is_answered_never(sdk, emulator, kind, stored):
     emulator.fault(kind, operation="create")
     with pytest.raises(anthropic.APITimeoutError):
-        create(client.with_options(timeout=0.3))
-    assert len(list(client.messages.batches.list())) == stored
+        create(sdk.with_options(timeout=0.3))
+    assert len(list(sdk.messages.batches.list())) == stored
     assert [entry["status"] for entry in emulator.journal(operation="create")] == ["hung"]
 
 
-def test_a_hanging_call_can_be_answered_late(client, emulator):
+def test_a_hanging_call_can_be_answered_late(sdk, emulator):
     emulator.fault("hang", seconds=0.3)
     started = time.monotonic()
-    assert create(client)
+    assert create(sdk)
     assert time.monotonic() - started > 0.29
 
 
-def test_a_late_answer_tells_what_is_then(client, emulator):
-    batch = create(client)
+def test_a_late_answer_tells_what_is_then(sdk, emulator):
+    batch = create(sdk)
     emulator.fault("hang", seconds=0.4)
     moving = threading.Timer(0.1, emulator.advance, [100])
     moving.start()
-    assert client.messages.batches.retrieve(batch.id).processing_status == "ended"
+    assert sdk.messages.batches.retrieve(batch.id).processing_status == "ended"
     moving.join()
 
 
-def test_a_slow_answer_is_an_answer(client, emulator):
+def test_a_slow_answer_is_an_answer(sdk, emulator):
     emulator.fault("slow", seconds=0.3)
     started = time.monotonic()
-    assert list(client.messages.batches.list()) == []
+    assert list(sdk.messages.batches.list()) == []
     assert time.monotonic() - started > 0.29
 
 
-def test_an_existing_batch_can_be_missing_for_a_moment(client, emulator, ended):
+def test_an_existing_batch_can_be_missing_for_a_moment(sdk, emulator, ended):
     emulator.fault("not_found", times=3)
-    calls = client.messages.batches
+    calls = sdk.messages.batches
     for call in (calls.retrieve, calls.cancel, calls.results):
         with pytest.raises(anthropic.NotFoundError, match=f"{ended.id} not found"):
             call(ended.id)
@@ -233,10 +208,10 @@ def test_results_can_be_cut_after_bytes(http, emulator, ended):
     assert read_until(httpx2.RemoteProtocolError, http, ended) == whole[:700]
 
 
-def test_a_slow_reader_gets_every_byte_before_the_cut(client, http, emulator):
+def test_a_slow_reader_gets_every_byte_before_the_cut(sdk, http, emulator):
     emulator.faults({"fault": "row", "outcome": "truncated", "times": -1}, {"fault": "cut_results", "bytes": 9_000_000})
     large = {**PARAMS, "max_tokens": 60_000}
-    batch = client.messages.batches.create(requests=[{"custom_id": f"r{at}", "params": large} for at in range(50)])
+    batch = sdk.messages.batches.create(requests=[{"custom_id": f"r{at}", "params": large} for at in range(50)])
     emulator.advance(100)
     with http.stream("GET", f"{BATCHES}/{batch.id}/results") as answer:
         time.sleep(0.3)
@@ -315,8 +290,8 @@ def test_a_fault_that_is_none_is_refused(emulator, fault):
     assert emulator.faults() == []
 
 
-def test_the_journal_tells_of_every_call_and_of_no_secret(client, http, emulator):
-    batch = create(client, 3)
+def test_the_journal_tells_of_every_call_and_of_no_secret(sdk, http, emulator):
+    batch = create(sdk, 3)
     http.get(f"{BATCHES}?limit=5", headers={"authorization": "Bearer other-key"})
     http.get(BATCHES, headers={"x-api-key": ""})
     created, listed, refused = emulator.journal()
@@ -336,9 +311,9 @@ def test_the_journal_tells_of_every_call_and_of_no_secret(client, http, emulator
         emulator.journal(colour="red")
 
 
-def test_what_was_submitted_can_be_read_back(client, emulator):
+def test_what_was_submitted_can_be_read_back(sdk, emulator):
     requests = [{"custom_id": f"r{at}", "params": {**PARAMS, "system": f"é\u2028🎉 {at}"}} for at in range(450)]
-    batch = client.messages.batches.create(requests=requests)
+    batch = sdk.messages.batches.create(requests=requests)
     assert emulator.submitted(batch.id) == requests
     with pytest.raises(ValueError, match="404"):
         emulator.submitted("msgbatch_nope")

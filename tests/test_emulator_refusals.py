@@ -5,37 +5,19 @@ import json
 import anthropic
 import httpx2
 import pytest
-from emulator import Emulator
+from emulator import HEADERS, Emulator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 MODEL = "claude-haiku-4-5"
 BATCHES = "/v1/messages/batches"
-HEADERS = {"x-api-key": "test-key", "anthropic-version": "2026-10-21"}
 EXTENDED = {"anthropic-beta": "some-beta, output-300k-2026-03-24"}
 GOOD = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]}
 GOOD_ROW = {"custom_id": "a", "params": GOOD}
 PATTERN = "String should match pattern '^[a-zA-Z0-9_-]{1,64}$'"
 EXTRA = "Extra inputs are not permitted"
-
-
-@pytest.fixture(scope="module", name="process")
-def _process():
-    with Emulator("--max-body", "1000000") as emulator:
-        yield emulator
-
-
-@pytest.fixture(name="emulator")
-def _emulator(process):
-    process.reset()
-    process.clock(freeze=True)
-    return process
-
-
-@pytest.fixture(name="http")
-def _http(emulator):
-    with httpx2.Client(base_url=emulator.base_url, headers=HEADERS, timeout=30) as http:
-        yield http
+EMULATOR = ("--max-body", "1000000")
+pytestmark = pytest.mark.usefixtures("stopped_clock")
 
 
 @pytest.mark.parametrize(

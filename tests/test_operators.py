@@ -338,3 +338,10 @@ def test_loading_twice_leaves_the_same_rows(batch_id: str, run_dag: Any, warehou
         rows.append(warehouse.query("SELECT custom_id, text, cost_usd, message_id FROM answers ORDER BY 1"))
     assert rows[0] == rows[1]
     assert len(rows[0]) == 3
+
+
+def test_a_batch_named_twice_is_loaded_once(batch_id: str, run_dag: Any, warehouse: Any) -> None:
+    run = run_dag(load_dag([batch_id, batch_id]))
+    assert run.state == "success"
+    assert warehouse.query("SELECT count(*) FROM answers") == [(3,)]
+    assert [receipt["rows"] for receipt in xcom(run, "load")] == [3, 0]

@@ -83,3 +83,8 @@ def test_an_id_that_the_source_lost_is_an_error_after_all_others_were_seen():
 
 def test_an_id_that_stands_twice_is_sent_once():
     assert selected(Retry.of([loaded("a")], never), [raw("a"), raw("a")]) == ["a"]
+
+
+def test_of_several_rounds_the_newest_decides():
+    retry = Retry.of([loaded("a", "b", attempt=1), loaded("b", attempt=2)], never)
+    assert retry.used_tokens == {"b": None}

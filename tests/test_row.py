@@ -12,7 +12,20 @@ from airflow_provider_claude_batch.wire_id import WireId
 
 NOW = datetime(2026, 11, 21, 23, tzinfo=UTC)
 MARK = "abcdefg"
-ORIGIN = Origin("dag", "run", "submit", 3, NOW, "sub_1", 2, "msgbatch_1", MARK, NOW, NOW, NOW, NOW)
+BLANK = Row(
+    dag_id="dag",
+    run_id="run",
+    submit_task="submit",
+    map_index=3,
+    logical_date=NOW,
+    submission="sub_1",
+    attempt=2,
+    batch_id="msgbatch_1",
+    submitted_at=NOW,
+    ended_at=NOW,
+    loaded_at=NOW,
+)
+ORIGIN = Origin(BLANK, MARK, NOW)
 USAGE = {"input_tokens": 1_000, "output_tokens": 100, "service_tier": "batch"}
 
 

@@ -330,7 +330,8 @@ def test_a_load_that_is_killed_leaves_the_old_rows(warehouse, tmp_path):
 
 HOLD = {
     "duckdb": "import duckdb; con = duckdb.connect(path)",
-    "sqlite": "import sqlite3; con = sqlite3.connect(path); con.execute('BEGIN EXCLUSIVE')",
+    "sqlite": "import sqlite3; con = sqlite3.connect(path); con.execute('BEGIN IMMEDIATE'); "
+    "con.execute('CREATE TABLE theirs (x)')",
 }
 
 
@@ -339,12 +340,13 @@ def test_a_warehouse_that_another_process_holds_is_waited_for(warehouse, is_new)
     if not is_new:
         load(row(custom_id="old"))
     code = f"import time; path = {str(warehouse.path)!r}; {HOLD[warehouse.kind]}; print('held', flush=True); "
-    command = [sys.executable, "-c", code + "time.sleep(1.5); con.close()"]
+    command = [sys.executable, "-c", code + "time.sleep(1.5); con.commit(); con.close()"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         started = datetime.now(UTC)
         load(row(custom_id="new"))
         assert datetime.now(UTC) - started > timedelta(seconds=0.8)
+    assert holder.returncode == 0
     assert ids(warehouse) == [("msgbatch_1", "new")]
 
 
@@ -413,8 +415,10 @@ def test_a_schema_is_created_for_its_table(duckdb_file):
 
 
 @pytest.mark.parametrize("table", ["warehouse.t", "warehouse.main.t", "main.t", "Warehouse.marts.t"])
-def test_a_table_may_be_named_with_its_catalog(duckdb_file, table):
-    load(row())
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_table_may_be_named_with_its_catalog(duckdb_file, table, is_new):
+    if not is_new:
+        load(row())
     load(row(text="again"), table=table)
     assert duckdb_file.query(f"SELECT text FROM {table}_latest") == [("again",)]
 

@@ -96,7 +96,7 @@ class DuckDBWriter:
         """Bring table and views to today's columns, where they are not there yet."""
         found = self._columns(con, self._table)
         missing = [column for column in COLUMNS if column.name not in found]
-        self._refuse_other_types(found)
+        self._table.refuse_other_types(found, _TYPES)
         if not missing and self._has_views(con):
             return
         con.begin()
@@ -120,14 +120,6 @@ class DuckDBWriter:
 
     def _has_views(self, con: duckdb.DuckDBPyConnection) -> bool:
         return all(self._columns(con, view) for view in self._table.views(()))
-
-    def _refuse_other_types(self, found: dict[str, str]) -> None:
-        for column in COLUMNS:
-            if found.get(column.name, _TYPES[column.kind]) != _TYPES[column.kind]:
-                raise Misconfigured(
-                    f"Column {column.name} of {self._table} is {found[column.name]}, and rows need "
-                    f"{_TYPES[column.kind]}: choose another table, or change the column."
-                )
 
     @contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -74,7 +74,7 @@ class SQLiteWriter:
         """Bring table and views to today's columns, where they are not there yet."""
         found = self._columns(con)
         missing = [column for column in COLUMNS if column.name not in found]
-        self._refuse_other_types(found)
+        self._table.refuse_other_types(found, _TYPES)
         if not found:
             con.execute(f"CREATE TABLE main.{self._table} ({_DEFINITION})")
         for column in missing if found else ():
@@ -86,14 +86,6 @@ class SQLiteWriter:
 
     def _columns(self, con: sqlite3.Connection) -> dict[str, str]:
         return {row[1].lower(): row[2].upper() for row in con.execute(f"PRAGMA main.table_info({self._table})")}
-
-    def _refuse_other_types(self, found: dict[str, str]) -> None:
-        for column in COLUMNS:
-            if found.get(column.name, _TYPES[column.kind]) != _TYPES[column.kind]:
-                raise Misconfigured(
-                    f"Column {column.name} of {self._table} is {found[column.name]}, and rows need "
-                    f"{_TYPES[column.kind]}: choose another table, or change the column."
-                )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -1,10 +1,11 @@
 """Tables: a name that is a name, and the SQL about our rows that is the same in every warehouse."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.row import COLUMNS, Kind
 
 _PART = r'(?:[^\W\d]\w*|"(?:[^"\x00]|"")+")'
 _NAME = re.compile(rf"{_PART}(?:\.{_PART}){{0,2}}")
@@ -49,6 +50,16 @@ class Table(NamedTuple):
             ),
             self.sibling("_errors"): f"SELECT * FROM {latest} WHERE NOT {_USABLE}",
         }
+
+    def refuse_other_types(self, found: Mapping[str, str], types: Mapping[Kind, str]) -> None:
+        """Refuse a table where one of our columns has a type that is not ours."""
+        for column in COLUMNS:
+            wanted = types[column.kind]
+            if found.get(column.name, wanted) != wanted:
+                raise Misconfigured(
+                    f"Column {column.name} of {self} is {found[column.name]}, and rows need {wanted}: "
+                    "choose another table, or change the column."
+                )
 
     def delete(self, batches: int) -> str:
         """Delete the rows of so many batches."""
