@@ -78,11 +78,6 @@ def new_submission(now: datetime) -> str:
     return f"sub_{now:%Y%m%dT%H%M%S%f}_{uuid4().hex[:8]}"
 
 
-def console_url(batch_id: str) -> str:
-    """Point to a batch in the Claude Console."""
-    return f"{CONSOLE}/{batch_id}"
-
-
 def _reconcile(order: Order, shards: list[Shard], noted: Note | None, client: "Client") -> Note | None:
     """Take the noted submission up where the requests are the same; None where a new one is due."""
     if noted is None:
@@ -189,7 +184,12 @@ def _send_all(
             log.info("Batch %s of %s requests was submitted before; nothing was sent.", noted.id, f"{noted.requests:,}")
         else:
             noted.id = _send(shard, noted, note, client, notebook)
-            log.info("Submitted batch %s: %s", noted.id, console_url(noted.id))
+            log.info(
+                "Submitted batch %s of %s requests; the Claude Console lists it: %s",
+                noted.id,
+                f"{noted.requests:,}",
+                CONSOLE,
+            )
         note.receipt = msgspec.structs.replace(note.receipt, batches=_parts(note))
         notebook.write(note)
         publish(note.receipt)
