@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from airflow_provider_claude_batch.receipt import Receipt, as_json
+from airflow_provider_claude_batch.receipt import Part, Receipt, as_json, replace
 
 _KEY = "claude_batch"
+_SHARDS_ON_A_PAGE = 200
 
 
 class Store(Protocol):
@@ -39,9 +40,15 @@ class Note(msgspec.Struct, omit_defaults=True):
     """One submission: written before the first byte is sent, and after every answer."""
 
     clear_number: int
-    receipt: Receipt
+    submission: Receipt
     shards: list[NotedShard]
     generation: int = 0
+
+    @property
+    def receipt(self) -> Receipt:
+        """The submission with the batches that the API has accepted so far."""
+        parts = tuple(Part(shard.id, shard.requests, shard.bytes, shard.mark) for shard in self.shards if shard.id)
+        return replace(self.submission, batches=parts)
 
     @property
     def digests(self) -> list[str]:
@@ -50,6 +57,15 @@ class Note(msgspec.Struct, omit_defaults=True):
     @property
     def is_complete(self) -> bool:
         return all(shard.id for shard in self.shards)
+
+
+class _Cover(msgspec.Struct):
+    """What stands under the note's own key; the shards follow under others, for one value holds 64 KiB at most."""
+
+    clear_number: int
+    submission: Receipt
+    pages: int
+    generation: int
 
 
 class Notebook:
@@ -66,9 +82,33 @@ class Notebook:
     def read(self) -> Note | None:
         """Return what an earlier try wrote down."""
         value = None if self._store is None else self._store.get(_KEY)
-        return None if value is None else msgspec.convert(value, Note)
+        if self._store is None or value is None:
+            return None
+        cover = msgspec.convert(value, _Cover)
+        pages = [self._store.get(_page_key(cover.submission, number)) for number in range(cover.pages)]
+        shards = [shard for page in pages for shard in msgspec.convert(page, list[NotedShard])]
+        return Note(cover.clear_number, cover.submission, shards, cover.generation)
 
     def write(self, note: Note) -> None:
-        """Write down where the submission stands."""
+        """Write everything down, the cover last: what a crash leaves half written is not found."""
+        pages = -(-len(note.shards) // _SHARDS_ON_A_PAGE)
+        for number in range(pages):
+            self._write_page(note, number)
+        self._set(_KEY, _Cover(note.clear_number, note.submission, pages, note.generation))
+
+    def update(self, note: Note, index: int) -> None:
+        """Write down what became of one shard."""
+        self._write_page(note, index // _SHARDS_ON_A_PAGE)
+
+    def _write_page(self, note: Note, number: int) -> None:
+        begin = number * _SHARDS_ON_A_PAGE
+        self._set(_page_key(note.submission, number), note.shards[begin : begin + _SHARDS_ON_A_PAGE])
+
+    def _set(self, key: str, value: Any) -> None:
         if self._store is not None:
-            self._store.set(_KEY, as_json(note))
+            self._store.set(key, as_json(value))
+
+
+def _page_key(submission: Receipt, number: int) -> str:
+    """Name a page by its attempt too: a retry round belongs to the submission of the first."""
+    return f"{_KEY}_{submission.submission}_{submission.attempt}_{number}"

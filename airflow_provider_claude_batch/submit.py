@@ -22,7 +22,7 @@ from airflow_provider_claude_batch.errors import (
 from airflow_provider_claude_batch.estimate import Survey
 from airflow_provider_claude_batch.note import Note, Notebook, NotedShard
 from airflow_provider_claude_batch.price import PriceList
-from airflow_provider_claude_batch.receipt import Estimate, Part, Receipt
+from airflow_provider_claude_batch.receipt import Estimate, Receipt
 from airflow_provider_claude_batch.request import Defaults
 from airflow_provider_claude_batch.shard import Shard, cut
 
@@ -69,7 +69,7 @@ def submit(
         note = _reconcile(order, shards, noted, client)
         if note is None:
             note = _open_note(order, shards, survey, client, generation=noted.generation if noted else 0)
-            notebook.write(note)
+        notebook.write(note)
         return _send_all(shards, note, client, notebook, publish)
 
 
@@ -182,35 +182,30 @@ def _send_all(
     for shard, noted in zip(shards, note.shards, strict=True):
         if noted.id:
             log.info("Batch %s of %s requests was submitted before; nothing was sent.", noted.id, f"{noted.requests:,}")
-        else:
-            noted.id = _send(shard, noted, note, client, notebook)
-            log.info(
-                "Submitted batch %s of %s requests; the Claude Console lists it: %s",
-                noted.id,
-                f"{noted.requests:,}",
-                CONSOLE,
-            )
-        note.receipt = msgspec.structs.replace(note.receipt, batches=_parts(note))
-        notebook.write(note)
+            continue
+        noted.id = _send(shard, noted, note, client, notebook)
+        notebook.update(note, shard.index)
         publish(note.receipt)
+        log.info(
+            "Submitted batch %s of %s requests; the Claude Console lists it: %s",
+            noted.id,
+            f"{noted.requests:,}",
+            CONSOLE,
+        )
     return note.receipt
 
 
 def _send(shard: Shard, noted: NotedShard, note: Note, client: "Client", notebook: Notebook) -> str:
     noted.sent_at = datetime.now(UTC)
-    notebook.write(note)
+    notebook.update(note, shard.index)
     try:
         return client.create(shard.body(noted.mark), shard.bytes, shard.betas).id
     except FateUnknown:
         raise
     except (ApiRefused, ApiUnavailable):
         noted.sent_at = None
-        notebook.write(note)
+        notebook.update(note, shard.index)
         raise
-
-
-def _parts(note: Note) -> tuple[Part, ...]:
-    return tuple(Part(shard.id, shard.requests, shard.bytes, shard.mark) for shard in note.shards if shard.id)
 
 
 def _ids(note: Note) -> str:

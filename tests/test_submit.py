@@ -26,12 +26,16 @@ from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.request import Defaults
 from airflow_provider_claude_batch.submit import Order, submit
 
+VALUE_BYTES = 64 * 1024
+
 
 class Store(dict[str, Any]):
     """Keeps JSON, as Airflow's task_state_store does."""
 
     def set(self, key: str, value: Any) -> None:
-        self[key] = msgspec.json.decode(msgspec.json.encode(value))
+        encoded = msgspec.json.encode(value)
+        assert len(encoded) <= VALUE_BYTES
+        self[key] = msgspec.json.decode(encoded)
 
 
 class Task:
@@ -80,6 +84,15 @@ def test_a_retry_sends_only_the_shards_that_are_missing(task_instance: Task, emu
     assert paid(emulator) == [2, 2, 2, 1]
     assert receipt.batch_ids[:2] == task_instance.published[1].batch_ids
     assert receipt.submission == task_instance.published[0].submission
+
+
+def test_a_note_of_a_thousand_shards_fits_the_store(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("status", status=429, operation="create", after=450)
+    with pytest.raises(ApiUnavailable):
+        task_instance.run(some_requests(990), shard_size=1)
+    receipt = task_instance.run(some_requests(990), shard_size=1)
+    assert receipt is not None
+    assert len(set(receipt.batch_ids)) == len(paid(emulator)) == 990
 
 
 def test_airflow_retries_what_the_api_put_off(emulator: Any, run_dag: Any) -> None:
