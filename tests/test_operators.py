@@ -345,3 +345,21 @@ def test_a_batch_named_twice_is_loaded_once(batch_id: str, run_dag: Any, warehou
     assert run.state == "success"
     assert warehouse.query("SELECT count(*) FROM answers") == [(3,)]
     assert [receipt["rows"] for receipt in xcom(run, "load")] == [3, 0]
+
+
+def test_every_answer_arrives_to_the_letter(emulator: Any, run_dag: Any, warehouse: Any, http: Any) -> None:
+    receipt = xcom(run_dag(submit_dag(requests=some_requests(300))), "submit")
+    emulator.advance(3600)
+    run_dag(load_dag(receipt))
+    key = {"x-api-key": "emulator-key"}
+    lines = http.get(f"/v1/messages/batches/{receipt['batches'][0]['id']}/results", headers=key).content.split(b"\n")
+    said = {result["custom_id"][:-16]: result["result"]["message"] for result in map(json.loads, filter(None, lines))}
+    rows = warehouse.query("SELECT custom_id, text, content, input_tokens + output_tokens FROM answers")
+    assert {row[0] for row in rows} == said.keys()
+    for custom_id, text, content, tokens in rows:
+        message = said[custom_id]
+        assert text == "".join(block["text"] for block in message["content"])
+        assert json.loads(content) == message["content"]
+        assert tokens == message["usage"]["input_tokens"] + message["usage"]["output_tokens"]
+    everything = "".join(row[1] for row in rows)
+    assert all(awkward in everything for awkward in ("\u2028", "\u0085", "\x00", "<script>"))
