@@ -1,6 +1,7 @@
 """`make demo` as a person sees it: a whole pipeline on a real Airflow, and nothing left behind."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,4 +36,23 @@ def test_the_demo_shows_all_that_it_promises_and_stops_what_it_started() -> None
     assert "warehouse.duckdb" in said
     assert "make ui" in said
     assert (ROOT / ".airflow" / "demo" / "warehouse.duckdb").exists()
+    assert ours() == before
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing_behind() -> None:
+    before = ours()
+    with subprocess.Popen(
+        [sys.executable, "-u", "tests/demo.py"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        # What runs in the background of a shell ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as demo:
+        assert demo.stdout is not None
+        assert any("tasks done" in line for line in demo.stdout)
+        assert len(ours() - before) > 4
+        demo.send_signal(signal.SIGINT)
+        rest = demo.stdout.read()
+        assert demo.wait(timeout=60) == 130, rest
     assert ours() == before
