@@ -17,6 +17,10 @@ class Counts(msgspec.Struct, frozen=True):
     canceled: int = 0
     expired: int = 0
 
+    @property
+    def total(self) -> int:
+        return self.processing + self.succeeded + self.errored + self.canceled + self.expired
+
 
 class Batch(msgspec.Struct, frozen=True):
     """One Message Batch; what the API may add to it later is passed over."""
@@ -27,9 +31,7 @@ class Batch(msgspec.Struct, frozen=True):
     created_at: datetime
     expires_at: datetime
     ended_at: datetime | None = None
-    cancel_initiated_at: datetime | None = None
     archived_at: datetime | None = None
-    results_url: str | None = None
 
     @property
     def ended(self) -> bool:

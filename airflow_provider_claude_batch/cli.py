@@ -21,13 +21,13 @@ def main() -> None:
 def emulate(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8765,
     state: Annotated[
         Path | None, typer.Option(help="SQLite file that keeps everything; default: a temporary one.")
     ] = None,
     seed: Annotated[str, typer.Option(help="Another seed draws other outcomes and orders.")] = "0",
     batch_seconds: Annotated[str, typer.Option(help="Emulated seconds until a batch ends: 3, or 2-10.")] = "3",
-    cancel_seconds: Annotated[float, typer.Option(help="Emulated seconds from cancel to the end.")] = 1.0,
+    cancel_seconds: Annotated[float, typer.Option(help="Emulated seconds from cancel to the end.", min=0)] = 1.0,
     rate: Annotated[
         list[str] | None, typer.Option(help="Share of rows with an outcome: overloaded_error=0.03.")
     ] = None,
@@ -35,12 +35,12 @@ def emulate(
         list[str] | None, typer.Option(help="A failure to come: JSON, or status:status=529,times=2.")
     ] = None,
     now: Annotated[str | None, typer.Option(help="Moment at which the emulated clock starts, in ISO 8601.")] = None,
-    speed: Annotated[float | None, typer.Option(help="Emulated seconds per real second; default: 1.")] = None,
+    speed: Annotated[float | None, typer.Option(help="Emulated seconds per real second; default: 1.", min=0)] = None,
     key: Annotated[list[str] | None, typer.Option(help="Accept only these keys: KEY or KEY=workspace.")] = None,
     removed_params: Annotated[
         Literal["row", "create", "allow"], typer.Option(help="What temperature, top_p and top_k do under 2026-10-21.")
     ] = "row",
-    max_body: Annotated[int, typer.Option(help="Largest create body in bytes; above it 413.")] = 256_000_000,
+    max_body: Annotated[int, typer.Option(help="Largest create body in bytes; above it 413.", min=1)] = 256_000_000,
     live_counts: Annotated[bool, typer.Option("--live-counts", help="Move the counts before the end.")] = False,
     cancel_ended: Annotated[
         Literal["unchanged", "error"], typer.Option(help="How cancelling an ended batch is answered.")
@@ -50,9 +50,9 @@ def emulate(
 ) -> None:
     """Serve an emulator of the Message Batches API: no key, no cost, every failure on demand."""
     from airflow_provider_claude_batch.emulator.clock import parse_moment
-    from airflow_provider_claude_batch.emulator.faults import parse_fault_option
     from airflow_provider_claude_batch.emulator.server import listen, run
     from airflow_provider_claude_batch.emulator.settings import Settings, parse_keys, parse_rates, parse_span
+    from airflow_provider_claude_batch.emulator.world import World
 
     with ExitStack() as stack:
         directory = None if state else stack.enter_context(tempfile.TemporaryDirectory(prefix="claude-batch-"))
@@ -72,12 +72,11 @@ def emulate(
                 speed=speed,
                 faults=tuple(fault or ()),
             )
-            for option in settings.faults:
-                parse_fault_option(option)
             listener = stack.enter_context(listen(host, port))
+            world = World(settings)
         except (ValueError, OSError) as error:
             raise typer.BadParameter(str(error)) from None
-        run(settings, listener, lambda url: _announce(url, settings.keys, ready_file), verbose=verbose)
+        run(world, listener, lambda url: _announce(url, settings.keys, ready_file), verbose=verbose)
 
 
 def _announce(url: str, keys: dict[str, str], ready_file: Path | None) -> None:
@@ -94,6 +93,7 @@ def _announce(url: str, keys: dict[str, str], ready_file: Path | None) -> None:
     )
     if ready_file is not None:
         # Renamed into place, so that whoever polls for it never reads half of it.
+        ready_file.parent.mkdir(parents=True, exist_ok=True)
         draft = ready_file.with_name(f"{ready_file.name}.part")
         draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
         draft.replace(ready_file)

@@ -1,6 +1,7 @@
 """The Message Batches API over HTTP: the only place that touches the SDK."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any, Self
 
@@ -11,14 +12,34 @@ from anthropic.types.message_count_tokens_params import MessageCountTokensParams
 
 from airflow_provider_claude_batch import batch as batches
 from airflow_provider_claude_batch.batch import Batch
-from airflow_provider_claude_batch.errors import ApiRefused, ApiUnavailable, BatchGone, ClaudeBatchError, FateUnknown
+from airflow_provider_claude_batch.errors import (
+    ApiRefused,
+    ApiUnavailable,
+    BatchGone,
+    ClaudeBatchError,
+    FateUnknown,
+    Misconfigured,
+)
 
 _BATCHES = "/v1/messages/batches"
 _CREATE_TIMEOUT = httpx2.Timeout(600.0, connect=10.0)
 _CALL_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+_ONCE: Any = {"timeout": _CALL_TIMEOUT, "max_retries": 0}
 _SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "ramp_limit_exceeded"}
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _DOUBTFUL = {408, 409}
+
+
+# At DEBUG the SDK logs whole requests, prompts included, and at INFO its HTTP library a line for every call.
+logging.getLogger("anthropic").setLevel(logging.INFO)
+logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+
+class _TokenCount(msgspec.Struct):
+    input_tokens: int
+
+
+_token_counts = msgspec.json.Decoder(_TokenCount)
 
 
 class Client:
@@ -47,11 +68,17 @@ class Client:
             return batches.decode(response.content)
 
     def retrieve(self, batch_id: str) -> Batch:
-        """Ask how one batch stands."""
+        """Ask how one batch stands, with the SDK's retries."""
         with _translated(self._conn_id, batch_id):
             response = self._sdk.get(
                 f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
             )
+            return batches.decode(response.content)
+
+    def look(self, batch_id: str) -> Batch:
+        """Ask once: who waits anyway asks again by itself."""
+        with _translated(self._conn_id, batch_id):
+            response = self._sdk.get(f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options=_ONCE)
             return batches.decode(response.content)
 
     def cancel(self, batch_id: str) -> Batch:
@@ -85,7 +112,7 @@ class Client:
                 body={key: params[key] for key in countable},
                 options={"headers": _beta_header(betas), "timeout": _CALL_TIMEOUT},
             )
-            return int(msgspec.json.decode(response.content)["input_tokens"])
+            return _token_counts.decode(response.content).input_tokens
 
 
 class AsyncClient:
@@ -101,12 +128,10 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self._sdk.close()
 
-    async def retrieve(self, batch_id: str) -> Batch:
-        """Ask how one batch stands."""
+    async def look(self, batch_id: str) -> Batch:
+        """Ask once: who waits anyway asks again by itself."""
         with _translated(self._conn_id, batch_id):
-            response = await self._sdk.get(
-                f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
-            )
+            response = await self._sdk.get(f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options=_ONCE)
             return batches.decode(response.content)
 
     async def cancel(self, batch_id: str) -> Batch:
@@ -133,6 +158,14 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
+def build(make: Callable[[], Any], conn_id: str) -> Any:
+    """Have the SDK's client made; what it misses in the connection is one sentence."""
+    try:
+        return make()
+    except (anthropic.AnthropicError, TypeError, ValueError) as error:
+        raise Misconfigured(f"Connection {conn_id!r} does not make a client of the API: {error}") from None
+
+
 @contextmanager
 def _translated(conn_id: str, batch_id: str | None = None, *, create: bool = False) -> Iterator[None]:
     """Turn the SDK's errors into ours."""
@@ -140,8 +173,12 @@ def _translated(conn_id: str, batch_id: str | None = None, *, create: bool = Fal
         yield
     except anthropic.APIStatusError as error:
         raise _status_error(error, conn_id, batch_id, create=create) from None
-    except (anthropic.APIConnectionError, httpx2.TransportError) as error:
+    except (anthropic.APIConnectionError, httpx2.RequestError) as error:
         raise _connection_error(error, create=create) from None
+    except TypeError as error:
+        if "authentication" not in str(error):
+            raise
+        raise Misconfigured(f"Connection {conn_id!r} has no API key: put one into its password.") from None
     except (msgspec.DecodeError, anthropic.AnthropicError) as error:
         cls = FateUnknown if create else ApiUnavailable
         raise cls(f"The API's answer could not be read ({type(error).__name__}).") from None
@@ -162,14 +199,10 @@ def _status_error(
     if create and (status >= 500 or status in _DOUBTFUL):
         return FateUnknown(f"The batch was sent, and the API answered {status}: {said}.")
     if status == 404 and batch_id:
-        return BatchGone(
-            f"The API does not know batch {batch_id}, or has no results of it: {said}.",
-            status=status,
-            error_type=error.type,
-        )
+        return BatchGone(f"The API does not know batch {batch_id}, or has no results of it: {said}.")
     if not _is_about_money(error) and (status >= 500 or status in _DOUBTFUL or status == 429):
         return ApiUnavailable(f"The API answered {status}: {said}.", retry_after=_retry_after(error))
-    return ApiRefused(_refusal(error, conn_id), status=status, error_type=error.type)
+    return ApiRefused(_refusal(error, conn_id))
 
 
 def _refusal(error: anthropic.APIStatusError, conn_id: str) -> str:

@@ -10,6 +10,8 @@ from airflow_provider_claude_batch.writers import Writer, find_writer
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from airflow_provider_claude_batch.client import AsyncClient, Client
 
 DEFAULT_CONN_ID = "anthropic_default"
@@ -18,15 +20,15 @@ _PLATFORMS = ("anthropic", "aws")
 
 def open_client(conn_id: str) -> "Client":
     """Build a client with the credentials of a connection."""
-    from airflow_provider_claude_batch.client import Client
+    from airflow_provider_claude_batch.client import Client, build
 
-    return Client(_hook(conn_id).get_conn(), conn_id)
+    return Client(build(_hook(conn_id).get_conn, conn_id), conn_id)
 
 
 async def open_async_client(conn_id: str) -> "AsyncClient":
     """Build a client for an event loop; the SDK is imported beside the loop, for that takes seconds."""
-    hook, client = await asyncio.to_thread(_async_parts, conn_id)
-    return client(await hook.get_async_conn(), conn_id)
+    from_hook = await asyncio.to_thread(_async_factory, conn_id)
+    return await from_hook()
 
 
 def open_warehouse(conn_id: str, table: str) -> Writer:
@@ -47,16 +49,22 @@ def deployment() -> str:
     return str(conf.get("claude_batch", "deployment", fallback="") or conf.get("api", "base_url", fallback=""))
 
 
-def _async_parts(conn_id: str) -> tuple[Any, "type[AsyncClient]"]:
+def _async_factory(conn_id: str) -> "Callable[[], Awaitable[AsyncClient]]":
     from airflow_provider_claude_batch.client import AsyncClient
 
-    return _hook(conn_id), AsyncClient
+    hook = _hook(conn_id)
+
+    async def make() -> AsyncClient:
+        return AsyncClient(await hook.get_async_conn(), conn_id)
+
+    return make
 
 
 def _hook(conn_id: str) -> Any:
     from airflow.providers.anthropic.hooks.anthropic import AnthropicHook
 
-    _connection(conn_id, "conn_id")
+    if (conn_type := _connection(conn_id, "conn_id").conn_type) != "anthropic":
+        raise Misconfigured(f"Connection {conn_id!r} is of type {conn_type!r}: the API needs one of type anthropic.")
     hook = AnthropicHook(conn_id)
     if hook.platform not in _PLATFORMS:
         raise Misconfigured(
@@ -69,4 +77,6 @@ def _connection(conn_id: str, argument: str) -> Any:
     try:
         return BaseHook.get_connection(conn_id)
     except AirflowException:
-        raise Misconfigured(f"There is no connection {conn_id!r}: create it, or name another in {argument}.") from None
+        raise Misconfigured(
+            f"There is no connection {conn_id!r}, or it cannot be read: create it, or name another in {argument}."
+        ) from None

@@ -5,7 +5,7 @@ ClaudeBatchError
 ├── InvalidRequests       requests that the API would refuse, found before anything was sent
 ├── GuardExceeded         max_requests or max_cost_usd said stop
 ├── ApiRefused            the API said no, and would say no again
-│   └── BatchGone         a batch, or its results, that the API no longer has
+│   └── BatchGone         a batch, or its results, that the API says it does not have
 ├── ApiUnavailable        the API did not answer, or asked to come back later
 │   └── FateUnknown       a create was sent and its answer never came
 ├── WaitTimeout           a batch did not end before the deadline
@@ -48,13 +48,11 @@ class GuardExceeded(ClaudeBatchError):
 class ApiRefused(ClaudeBatchError):
     """The API said no, and would say no again."""
 
-    def __init__(self, message: str, *, status: int | None = None, error_type: str | None = None) -> None:
-        self.status, self.error_type = status, error_type
-        super().__init__(message)
-
 
 class BatchGone(ApiRefused):
-    """A batch, or its results, that the API no longer has."""
+    """A batch, or its results, that the API says it does not have: at times it says so of one that it has."""
+
+    retryable = True
 
 
 class ApiUnavailable(ClaudeBatchError):

@@ -1,4 +1,4 @@
-"""Estimates: what a submission may cost at most, from a sample that the API counts for free."""
+"""Estimates: about what a submission may cost, from a sample that the API counts for free."""
 
 import heapq
 from collections.abc import Iterable, Iterator

@@ -47,17 +47,21 @@ class Loader:
     def _ended(self, part: Part) -> Batch:
         batch = self._client.retrieve(part.id)
         if not batch.ended:
-            raise Misconfigured(
+            raise ApiUnavailable(
                 f"Batch {part.id} is still {batch.processing_status}: load what a sensor has waited for."
+            )
+        if batch.archived_at:
+            raise Misconfigured(
+                f"The results of batch {part.id} are gone since {batch.archived_at:%Y-%m-%d}: the API keeps them "
+                "for 29 days."
             )
         return batch
 
     def _rows(self, receipt: Receipt, tally: Tally) -> Iterator[Row]:
         for part in receipt.batches:
-            before = tally.rows
+            before = tally.requests
             yield from tally.observe(self._batch_rows(receipt, part))
-            expected = part.requests if part.requests is not None else tally.rows - before
-            tally.miss(expected - (tally.rows - before))
+            tally.miss(part.total - (tally.requests - before))
 
     def _batch_rows(self, receipt: Receipt, part: Part) -> Iterator[Row]:
         """Give each request one row: a second line of the same request, or one of nobody's, is counted and left out."""
@@ -79,6 +83,8 @@ class Loader:
         for line in self._lines(part.id):
             origin = origin or self._origin(receipt, part, line)
             row = rows.of_line(line, origin, self._prices)
+            if row.custom_id is None and origin.mark is None:
+                origin = None  # the next line may tell whose batch it is
             is_ours = part.mark is None or row.custom_id is None or row.request_hash is not None
             yield row, is_ours
 
@@ -99,7 +105,7 @@ class Loader:
                 log.warning(
                     "The results of %s broke off after %d lines; taking them up again. %s", batch_id, len(before), error
                 )
-                time.sleep(min(2.0**attempt, 30.0) / 4)
+                time.sleep(2.0**attempt / 4)
             else:
                 return
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.receipt import Part, Receipt, as_json, replace
 
 _KEY = "claude_batch"
@@ -86,6 +87,10 @@ class Notebook:
             return None
         cover = msgspec.convert(value, _Cover)
         pages = [self._store.get(_page_key(cover.submission, number)) for number in range(cover.pages)]
+        if None in pages:
+            raise Misconfigured(
+                "The note of an earlier try has lost a page, so nothing was sent: what it paid is unknown."
+            )
         shards = [shard for page in pages for shard in msgspec.convert(page, list[NotedShard])]
         return Note(cover.clear_number, cover.submission, shards, cover.generation)
 

@@ -18,6 +18,8 @@ from airflow_provider_claude_batch.task import Unrendered, final_errors, open_ar
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+_NO_RETRY = "There is nothing to retry: another try can better no answer."
+
 
 class ClaudeBatchOperator(BaseOperator):
     """Submit requests as Message Batches, at half the price of live calls, and return a receipt.
@@ -62,21 +64,23 @@ class ClaudeBatchOperator(BaseOperator):
     @final_errors
     def execute(self, context: "Context") -> Any:
         """Submit, and return the receipt."""
+        notebook, clear_number = Notebook.of(context), _clear_number(context)
+        submitted = submit.accepted(notebook, clear_number)
+        if submitted is None:
+            submitted = self._submit(context, notebook)
+        return push(context, [submitted], many=False)
+
+    def _submit(self, context: "Context", notebook: Notebook) -> Receipt:
         lineage: Receipt = _own_receipt(context)
         raw: Iterable[Any] = _flat(open_argument(self.requests, context))
         if self.retry_of is not None:
             lineage, raw = self._to_retry(context, raw)
         with connection.open_client(self.conn_id) as client:
-            submitted = submit.submit(
-                self._order(context, lineage),
-                raw,
-                client,
-                Notebook.of(context),
-                lambda part: push(context, [part], many=False),
-            )
+            order = self._order(context, lineage)
+            submitted = submit.submit(order, raw, client, notebook, lambda part: push(context, [part], many=False))
         if submitted is None:
-            raise AirflowSkipException("There is nothing to send: no requests.")
-        return push(context, [submitted], many=False)
+            raise AirflowSkipException("There is nothing to send: no requests." if self.retry_of is None else _NO_RETRY)
+        return submitted
 
     def _order(self, context: "Context", lineage: Receipt) -> submit.Order:
         ti = context["ti"]
@@ -84,7 +88,7 @@ class ClaudeBatchOperator(BaseOperator):
             receipt=receipt.replace(lineage, conn_id=self.conn_id),
             deployment=connection.deployment(),
             task_instance=(ti.dag_id, ti.run_id, ti.task_id, _map_index(context)),
-            clear_number=getattr(context["dag_run"], "clear_number", 0) or 0,
+            clear_number=_clear_number(context),
             prices=PRICES,
             defaults=Defaults.of(self.defaults),
             shard_size=self.shard_size,
@@ -96,9 +100,7 @@ class ClaudeBatchOperator(BaseOperator):
         loaded = [one for one in receipt.read(open_argument(self.retry_of, context)) if one.batches]
         retry = Retry.of(loaded, _read_back) if loaded else None
         if retry is None:
-            raise AirflowSkipException(
-                "There is nothing to retry: every request has an answer that another try cannot better."
-            )
+            raise AirflowSkipException(_NO_RETRY)
         self.log.info(
             "Attempt %d of submission %s: %d requests.",
             retry.lineage.attempt,
@@ -152,7 +154,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
         if not receipts:
             raise AirflowSkipException("There is nothing to load: no batch was given.")
         writer = connection.open_warehouse(self.warehouse_conn_id, self.table)
-        with connection.open_client(self.conn_id or receipts[0].conn_id or DEFAULT_CONN_ID) as client:
+        with connection.open_client(receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)) as client:
             loaded = load.Loader(client, PRICES).load(receipts, writer)
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
         for one, tally in loaded:
@@ -180,17 +182,20 @@ def _map_index(context: "Context") -> int:
     return -1 if index is None else index
 
 
+def _clear_number(context: "Context") -> int:
+    """Tell a cleared task from one that is retried."""
+    return getattr(context["dag_run"], "clear_number", 0) or 0
+
+
 def _flat(value: Any) -> list[Any]:
     """Take a list of requests, or a mapped upstream's list of such lists."""
     if value is None:
         return []
     if not isinstance(value, list | tuple):
         raise Misconfigured(f"requests= takes a list of dicts, and was given a {type(value).__name__}.")
-    return [
-        request
-        for item in value
-        for request in (item if isinstance(item, list | tuple) else [item] if item is not None else [])
-    ]
+    if not any(isinstance(item, list | tuple) for item in value):
+        return [] if all(item is None for item in value) else list(value)
+    return [request for part in value for request in _flat(part)]
 
 
 def _read_back(loaded: Receipt) -> Iterable[tuple[str, str | None, int | None]]:

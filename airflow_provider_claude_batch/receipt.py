@@ -25,6 +25,11 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: datetime | None = None
     expires_at: datetime | None = None
 
+    @property
+    def total(self) -> int:
+        """How many requests were sent, by our own count or else by the API's."""
+        return self.requests if self.requests is not None else self.counts.total if self.counts else 0
+
     def seen(self, batch: Batch) -> "Part":
         """Add what the API said of the batch."""
         return msgspec.structs.replace(
@@ -37,7 +42,7 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a submission may cost at most, and how that was found out."""
+    """What a submission may cost, about and with answers as long as they may be, and how that was found out."""
 
     usd: float | None
     input_tokens: int
@@ -102,6 +107,14 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 replace = msgspec.structs.replace
+
+
+def conn_id_of(receipts: Sequence[Receipt], given: str | None, default: str) -> str:
+    """Return the connection to ask with: the one that is given, or the one that submitted."""
+    known = {receipt.conn_id for receipt in receipts if receipt.conn_id}
+    if given is None and len(known) > 1:
+        raise Misconfigured(f"These batches were submitted with several connections: {', '.join(sorted(known))}.")
+    return given or next(iter(known), default)
 
 
 def as_json(record: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from airflow_provider_claude_batch import wire_id
-from airflow_provider_claude_batch.errors import InvalidRequests
+from airflow_provider_claude_batch.errors import InvalidRequests, Misconfigured
 
 MAX_BYTES = 250_000_000
 _NAMED_OFFENDERS = 10
@@ -49,10 +49,16 @@ class Defaults(msgspec.Struct, frozen=True):
     betas: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, defaults: Mapping[str, Any] | None) -> "Defaults":
+    def of(cls, defaults: Any) -> "Defaults":
+        """Take a dict of params; anything else is a mistake."""
+        if not isinstance(defaults, Mapping | None):
+            raise Misconfigured(f"defaults= takes a dict of params, and was given a {type(defaults).__name__}.")
         params = dict(defaults or {})
         betas = params.pop("betas", None) or ()
-        return cls(params, (betas,) if isinstance(betas, str) else tuple(betas))
+        betas = (betas,) if isinstance(betas, str) else betas
+        if not isinstance(betas, list | tuple) or not all(isinstance(beta, str) for beta in betas):
+            raise Misconfigured("betas in defaults takes a name, or a list of names.")
+        return cls(params, tuple(betas))
 
 
 def read(raw: Iterable[Any], defaults: Defaults) -> Iterator[Request]:

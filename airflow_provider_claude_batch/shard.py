@@ -19,7 +19,6 @@ _HEAD, _TAIL = b'{"requests":[', b"]}"
 class _Entry(NamedTuple):
     custom_id: str
     request_hash: str
-    size: int
 
     def envelope(self, mark: str) -> bytes:
         return b'{"custom_id":"%b","params":' % str(WireId(self.custom_id, mark, self.request_hash)).encode()
@@ -54,7 +53,7 @@ class Shard:
         self.bytes = self.size_with(request, params)
         canonical = hashlib.sha256(request.canonical(self.betas))
         self._digest.update(msgspec.json.encode([request.custom_id, canonical.hexdigest()]))
-        self._entries.append(_Entry(request.custom_id, wire_id.request_hash_of(canonical.digest()), len(params)))
+        self._entries.append(_Entry(request.custom_id, wire_id.request_hash_of(canonical.digest())))
         self._spool.write(params + b"\n")
 
     def body(self, mark: str) -> Iterator[bytes]:
@@ -75,7 +74,7 @@ class Shard:
         comma = 1 if self._entries else 0
         return (
             comma
-            + len(_Entry(custom_id, "0" * wire_id.HASH_CHARS, 0).envelope("0" * wire_id.MARK_CHARS))
+            + len(_Entry(custom_id, "0" * wire_id.HASH_CHARS).envelope("0" * wire_id.MARK_CHARS))
             + len(params)
             + 1
         )

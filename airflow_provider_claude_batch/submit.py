@@ -14,7 +14,6 @@ from airflow_provider_claude_batch import wire_id
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
     ApiUnavailable,
-    BatchGone,
     FateUnknown,
     GuardExceeded,
     Misconfigured,
@@ -53,22 +52,30 @@ class Order(msgspec.Struct, frozen=True):
         return wire_id.mark_of(msgspec.json.encode(parts))
 
 
+def accepted(notebook: Notebook, clear_number: int) -> Receipt | None:
+    """Return the receipt of an earlier try that submitted everything, unless the task was cleared since."""
+    noted = notebook.read()
+    if noted is None or not noted.is_complete or noted.clear_number != clear_number:
+        return None
+    log.info("An earlier try submitted all of it: %s. Nothing was sent.", _ids(noted))
+    return noted.receipt
+
+
 def submit(
     order: Order, raw: Iterable[Any], client: "Client", notebook: Notebook, publish: Callable[[Receipt], None]
 ) -> Receipt | None:
     """Submit what was not submitted yet; None where there is nothing to send."""
     noted = notebook.read()
-    if noted and noted.is_complete and noted.clear_number == order.clear_number:
-        log.info("An earlier try submitted all of it: %s. Nothing was sent.", _ids(noted))
-        return noted.receipt
     with TemporaryFile(prefix="claude_batch_") as spool:
         survey = Survey()
         shards = cut(survey.observe(requests.read(raw, order.defaults)), spool, order.defaults.betas, order.shard_size)
-        if not shards:
-            return None
-        note = _reconcile(order, shards, noted, client)
-        if note is None:
+        note = _reconcile(order, shards, noted)
+        if note is None and shards:
             note = _open_note(order, shards, survey, client, generation=noted.generation if noted else 0)
+        if noted is not None and (note is None or note.digests != noted.digests):
+            _cancel(noted, client)
+        if note is None:
+            return None
         notebook.write(note)
         return _send_all(shards, note, client, notebook, publish)
 
@@ -78,7 +85,7 @@ def new_submission(now: datetime) -> str:
     return f"sub_{now:%Y%m%dT%H%M%S%f}_{uuid4().hex[:8]}"
 
 
-def _reconcile(order: Order, shards: list[Shard], noted: Note | None, client: "Client") -> Note | None:
+def _reconcile(order: Order, shards: list[Shard], noted: Note | None) -> Note | None:
     """Take the noted submission up where the requests are the same; None where a new one is due."""
     if noted is None:
         return None
@@ -93,7 +100,6 @@ def _reconcile(order: Order, shards: list[Shard], noted: Note | None, client: "C
             )
         return None
     _refuse_doubt(noted)
-    _cancel(noted, client)
     return None
 
 
@@ -115,8 +121,8 @@ def _cancel(noted: Note, client: "Client") -> None:
             if not client.retrieve(shard.id).ended:
                 client.cancel(shard.id)
                 log.warning("The requests changed: batch %s of before still ran and was cancelled.", shard.id)
-        except BatchGone:
-            log.warning("The requests changed: batch %s of before is gone.", shard.id)
+        except ApiRefused as error:
+            log.warning("The requests changed, and batch %s of before may still run. %s", shard.id, error)
 
 
 def _open_note(order: Order, shards: list[Shard], survey: Survey, client: "Client", generation: int) -> Note:
@@ -148,7 +154,7 @@ def _guard_cost(order: Order, estimate: Estimate) -> None:
         raise GuardExceeded(
             "max_cost_usd",
             f"${order.max_cost_usd:,.2f}",
-            f"an estimate of up to ${estimate.usd:,.2f} ({estimate.basis})",
+            f"an estimate of about ${estimate.usd:,.2f} ({estimate.basis})",
         )
 
 
@@ -161,10 +167,10 @@ def _announce(shards: list[Shard], survey: Survey, estimate: Estimate) -> None:
         ", ".join(survey.models),
     )
     cost = (
-        "an unknown amount, for a model's price is not known" if estimate.usd is None else f"up to ${estimate.usd:,.4f}"
+        "an unknown amount, for a model's price is not known" if estimate.usd is None else f"about ${estimate.usd:,.4f}"
     )
     log.info(
-        "It may cost %s: %s input tokens, at most %s output tokens (%s).",
+        "It may cost %s: about %s input tokens, at most %s output tokens (%s).",
         cost,
         f"{estimate.input_tokens:,}",
         f"{estimate.max_output_tokens:,}",
@@ -179,6 +185,8 @@ def _send_all(
     notebook: Notebook,
     publish: Callable[[Receipt], None],
 ) -> Receipt:
+    if note.receipt.batches:
+        publish(note.receipt)
     for shard, noted in zip(shards, note.shards, strict=True):
         if noted.id:
             log.info("Batch %s of %s requests was submitted before; nothing was sent.", noted.id, f"{noted.requests:,}")

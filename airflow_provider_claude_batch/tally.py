@@ -39,8 +39,8 @@ class Tally:
 
     @property
     def requests(self) -> int:
-        """Requests that are accounted for, in whatever way."""
-        return sum(self.counts.values())
+        """Requests that are accounted for, in whatever way; a line that cannot be read stands for none."""
+        return sum(self.counts.values()) - self.counts["unreadable"]
 
     @property
     def failed(self) -> int:

@@ -46,31 +46,29 @@ class ClaudeBatchTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event that carries all that was seen."""
+        cancel = self.on_timeout == "cancel"
+        deadline = datetime.fromisoformat(self.deadline) if self.deadline else None
+        watch = Watch(tuple(self.batch_ids), interval=self.interval, deadline=deadline, cancel_at_deadline=cancel)
         async with await connection.open_async_client(self.conn_id) as client:
-            watch = Watch(tuple(self.batch_ids), interval=self.interval, deadline=_moment(self.deadline))
             ending = await self._wait(watch, client)
-            if ending.why is Why.TIMEOUT and self.on_timeout == "cancel":
-                self.log.warning("%s; cancelling them, to load what is finished.", ending.message)
-                await _cancel(watch.waiting, client)
-                watch.deadline = datetime.max.replace(tzinfo=UTC)
-                ending = await self._wait(watch, client)
         yield TriggerEvent(event_of(ending, watch))  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Cancel the batches, where the Dag's author asked for it."""
         if self.cancel_on_kill:
             async with await connection.open_async_client(self.conn_id) as client:
-                await _cancel(tuple(self.batch_ids), client)
+                for batch_id in self.batch_ids:
+                    await _look(batch_id, client, cancel=True)
 
     async def _wait(self, watch: Watch, client: "AsyncClient") -> Ending:
         while True:
-            looks = {batch_id: await _look(batch_id, client) for batch_id in watch.waiting}
+            looks = {batch_id: await _look(batch_id, client, cancel=watch.cancelling) for batch_id in watch.waiting}
             match watch.judge(looks, datetime.now(UTC)):
                 case Ending() as ending:
                     return ending
                 case Wait(seconds, trouble):
                     if trouble:
-                        self.log.warning("%s Nothing was changed; asking again.", trouble)
+                        self.log.warning("%s Asking again.", trouble)
                     await asyncio.sleep(seconds)
 
 
@@ -87,17 +85,9 @@ def read_event(event: dict[str, Any]) -> tuple[Ending, dict[str, Batch]]:
     return Ending(Why(event["why"]), event["message"]), {batch.id: batch for batch in batches}
 
 
-async def _look(batch_id: str, client: "AsyncClient") -> Look:
+async def _look(batch_id: str, client: "AsyncClient", *, cancel: bool) -> Look:
     try:
-        return await client.retrieve(batch_id)
+        batch = await client.look(batch_id)
+        return await client.cancel(batch_id) if cancel and batch.processing_status == "in_progress" else batch
     except ClaudeBatchError as error:
         return error
-
-
-async def _cancel(batch_ids: tuple[str, ...], client: "AsyncClient") -> None:
-    for batch_id in batch_ids:
-        await client.cancel(batch_id)
-
-
-def _moment(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None

@@ -45,10 +45,19 @@ class Wait(msgspec.Struct, frozen=True):
 class Watch:
     """Judge each look at a set of batches; knows no clock, and asks nobody."""
 
-    def __init__(self, batch_ids: tuple[str, ...], *, interval: float = 60.0, deadline: datetime | None = None) -> None:
+    def __init__(
+        self,
+        batch_ids: tuple[str, ...],
+        *,
+        interval: float = 60.0,
+        deadline: datetime | None = None,
+        cancel_at_deadline: bool = False,
+    ) -> None:
         self.batch_ids = batch_ids
         self.interval = max(interval, MIN_INTERVAL)
         self.deadline = deadline
+        self.cancelling = False
+        self._cancel_at_deadline = cancel_at_deadline
         self.batches: dict[str, Batch] = {}
         self._waiting = dict.fromkeys(batch_ids)
         self._trouble_since: dict[str, datetime] = {}
@@ -69,10 +78,18 @@ class Watch:
         if refusal := self._lasting_refusal(looks, now):
             return Ending(Why.REFUSED, str(refusal))
         deadline = self.deadline or self._default_deadline(self._first_look)
-        if now >= deadline:
-            by = f"{deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-            return Ending(Why.TIMEOUT, f"{len(self._waiting)} of the batches had not ended by {by}")
-        return Wait(self._seconds(looks, now, deadline), "; ".join(dict.fromkeys(troubles)) or None)
+        if now >= deadline and not self.cancelling:
+            return self._at_deadline(deadline)
+        return Wait(self._seconds(looks, now, deadline), " ".join(dict.fromkeys(troubles)) or None)
+
+    def _at_deadline(self, deadline: datetime) -> Ending | Wait:
+        """Give up, or have what still runs cancelled: the next looks do, and what is finished by then is kept."""
+        by = f"{deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        said = f"{len(self._waiting)} of the batches had not ended by {by}"
+        if not self._cancel_at_deadline:
+            return Ending(Why.TIMEOUT, said)
+        self.cancelling = True
+        return Wait(0.0, f"{said}: cancelling, to go on with what is finished.")
 
     def _take(self, batch_id: str, look: Look, now: datetime) -> str | None:
         if isinstance(look, Batch):
@@ -109,7 +126,7 @@ class Watch:
             seconds = self._paced(now)
         asked = max((getattr(look, "retry_after", None) or 0.0 for look in looks.values()), default=0.0)
         seconds = max(seconds, asked)
-        return min(seconds, (deadline - now).total_seconds())
+        return seconds if self.cancelling else min(seconds, (deadline - now).total_seconds())
 
     def _trouble_lasts(self, now: datetime) -> bool:
         return any(now - since >= timedelta(seconds=2 * self.interval) for since in self._trouble_since.values())

@@ -7,8 +7,6 @@ from functools import partial
 
 import msgspec
 
-from airflow_provider_claude_batch.errors import ClaudeBatchError
-
 PLAIN, UTF8, HEX = "p", "u", "x"
 MARK_CHARS = 7
 HASH_CHARS = 6
@@ -23,7 +21,7 @@ _WIRE = re.compile(
 )
 
 
-class Unfit(ClaudeBatchError):
+class Unfit(ValueError):
     """A custom_id that does not fit into 64 characters with its proof."""
 
     def __init__(self) -> None:

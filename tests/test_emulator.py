@@ -15,6 +15,10 @@ SCHEMA = Path(__file__).parents[2] / "shared" / "data" / "openapi_batches.json"
 BATCHES = "/v1/messages/batches"
 DAY = 86_400
 BATCH_SECONDS, CANCEL_SECONDS = 100, 10
+OUTCOMES = (
+    *("truncated", "pause_turn", "refusal", "expired", "canceled", "overloaded_error", "api_error", "timeout_error"),
+    *("rate_limit_error", "billing_error", "invalid_request_error", "permission_error", "not_found_error"),
+)
 EMULATOR = (
     "--batch-seconds",
     str(BATCH_SECONDS),
@@ -94,7 +98,9 @@ def test_a_batch_ends_when_the_clock_says_so(sdk, emulator):
 
 
 def test_every_object_parses_strictly_and_fits_the_published_schema(http, emulator):
-    created = http.post(BATCHES, json={"requests": [*requests(40), request("bad", model="claude-nope")]})
+    emulator.faults(*({"fault": "row", "outcome": outcome, "match": f"^{outcome}$"} for outcome in OUTCOMES))
+    odd = [*map(request, OUTCOMES), request("bad", model="claude-nope")]
+    created = http.post(BATCHES, json={"requests": [*requests(40), *odd]})
     emulator.advance(BATCH_SECONDS)
     retrieved = http.get(f"{BATCHES}/{created.json()['id']}")
     page = http.get(BATCHES)
@@ -103,7 +109,7 @@ def test_every_object_parses_strictly_and_fits_the_published_schema(http, emulat
         check_schema("MessageBatch", batch)
     check_schema("ListResponse_MessageBatch_", page.json())
     lines = [json.loads(line) for line in http.get(f"{BATCHES}/{created.json()['id']}/results").content.splitlines()]
-    assert len(lines) == 41
+    assert len(lines) == 40 + len(odd)
     for line in lines:
         strictly(MessageBatchIndividualResponse, line)
         check_schema("MessageBatchIndividualResponse", line)
@@ -168,6 +174,26 @@ def test_a_cancelled_batch_keeps_what_was_finished_and_cancels_the_rest(sdk, emu
     assert (ended.processing_status, ended.request_counts.succeeded, ended.request_counts.canceled) == ("ended", 10, 30)
     kinds = [result.type for result in rows(sdk, batch.id).values()]
     assert (kinds.count("succeeded"), kinds.count("canceled")) == (10, 30)
+
+
+def test_a_cancel_can_come_too_late_for_every_row(sdk, emulator):
+    emulator.fault("late_cancel")
+    batch = sdk.messages.batches.create(requests=requests(5))
+    assert sdk.messages.batches.cancel(batch.id).processing_status == "canceling"
+    emulator.advance(CANCEL_SECONDS)
+    ended = sdk.messages.batches.retrieve(batch.id)
+    assert (ended.processing_status, ended.request_counts.succeeded, ended.request_counts.canceled) == ("ended", 5, 0)
+    assert {result.type for result in rows(sdk, batch.id).values()} == {"succeeded"}
+
+
+def test_a_clock_set_back_tells_nothing_of_before_a_batch_was_made(sdk, emulator):
+    batch = sdk.messages.batches.create(requests=requests(5))
+    emulator.advance(-3600)
+    assert sdk.messages.batches.list().data == [sdk.messages.batches.retrieve(batch.id)] == [batch]
+    canceling = sdk.messages.batches.cancel(batch.id)
+    assert canceling.cancel_initiated_at == batch.created_at
+    emulator.advance(3600 + CANCEL_SECONDS)
+    assert sdk.messages.batches.retrieve(batch.id).request_counts.canceled == 5
 
 
 def test_cancelling_again_or_after_the_end_changes_nothing(sdk, emulator):

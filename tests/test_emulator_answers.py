@@ -114,6 +114,12 @@ def test_a_mere_list_is_no_offer_of_labels(sdk, user):
     assert answer not in user
 
 
+@pytest.mark.parametrize("separator", [" , ", "' , '", "`, `", " or "])
+def test_a_long_list_that_is_no_offer_is_answered_at_once(sdk, separator):
+    system = f"Answer as: {separator.join(['word'] * 3000)} @"
+    assert text_of(sdk.messages.create(**params("Hi", system=system)))
+
+
 prompts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
 
 
@@ -208,7 +214,7 @@ def test_a_refusal_succeeds_with_nothing_in_it(sdk, emulator):
     (message,) = answers(sdk, emulator, params("Hello there"))
     assert (message.stop_reason, message.content, message.usage.output_tokens) == ("refusal", [], 0)
     assert message.stop_details.type == "refusal"
-    assert message.stop_details.category == "general_harms"
+    assert message.stop_details.category == "cyber"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ import re
 import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 
 import anthropic
 import httpx2
@@ -56,6 +59,20 @@ def test_a_restart_loses_nothing(signal_number):
         assert emulator.faults()[0]["remaining"] == 2
 
 
+def test_a_kill_right_after_an_answer_keeps_the_call_in_the_journal():
+    with Emulator() as emulator:
+        batch = create(emulator)
+        emulator.restart(signal.SIGKILL)
+        assert [call["batch_id"] for call in emulator.journal()] == [batch.id]
+
+
+def test_a_state_that_another_emulator_holds_is_refused():
+    with Emulator() as emulator:
+        with pytest.raises(RuntimeError, match="another emulator"):
+            Emulator(state=emulator.state).start()
+        assert create(emulator)
+
+
 def test_the_clock_can_be_moved_sped_up_frozen_and_set():
     with Emulator("--now", "2026-11-21T12:00:00Z", "--speed", "1000") as emulator:
 
@@ -75,7 +92,7 @@ def test_the_clock_can_be_moved_sped_up_frozen_and_set():
         assert emulator.clock() == {"now": "2026-12-31T23:00:00.000000+00:00", "speed": 1000.0, "frozen": True}
         emulator.clock(freeze=False, speed=0)
         assert now() == now()
-        for wrong in ({"speed": -1}, {"now": "tomorrow"}, {"advance": "1"}, {"colour": 1}):
+        for wrong in ({"speed": -1}, {"now": "tomorrow"}, {"advance": "1"}, {"colour": 1}, {"advance": 1e18}):
             with pytest.raises(ValueError, match="400"):
                 emulator.clock(**wrong)
 
@@ -146,6 +163,11 @@ def test_verbose_shows_calls_and_command_line_faults_strike():
         ["--batch-seconds", "10-2"],
         ["--fault", "earthquake"],
         ["--now", "tomorrow"],
+        ["--now", "9999-12-31T23:59:59Z"],
+        ["--speed", "-1"],
+        ["--key", "=workspace"],
+        ["--port", "70000"],
+        ["--state", str(Path(__file__).parent)],
         ["--host", "192.0.2.1"],
     ],
 )
@@ -225,6 +247,28 @@ def test_other_calls_are_answered_while_a_large_batch_arrives():
             created += http.post(BATCHES, json={"requests": [{"custom_id": "a", "params": PARAMS}]}).is_success
         assert created > 3
         assert len(http.get(BATCHES, params={"limit": 1000}).json()["data"]) == created + 1
+
+
+def test_a_reset_in_the_midst_of_a_create_leaves_nothing_of_it():
+    with Emulator("--batch-seconds", "0") as emulator:
+        sending = threading.Thread(target=create_in_vain, args=(emulator, 30_000))
+        sending.start()
+        while not stored_requests(emulator):
+            time.sleep(0.01)
+        emulator.reset()
+        assert len(results(emulator, create(emulator))) == 1
+        sending.join()
+        assert stored_requests(emulator) == 1
+
+
+def create_in_vain(emulator, count):
+    with pytest.raises(anthropic.NotFoundError):
+        create(emulator, count)
+
+
+def stored_requests(emulator):
+    with closing(sqlite3.connect(emulator.state)) as connection:
+        return connection.execute("SELECT COUNT(*) FROM requests").fetchone()[0]
 
 
 def test_an_upload_that_breaks_off_leaves_nothing():

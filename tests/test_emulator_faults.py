@@ -81,6 +81,14 @@ def test_a_spend_limit_is_told_by_its_code_and_a_full_queue_by_its_text(sdk, emu
     assert "details" not in queue.value.body["error"]
 
 
+@pytest.mark.parametrize(("should_retry", "calls"), [(None, 2), (False, 1)])
+def test_an_answer_can_forbid_the_sdk_to_retry(sdk, emulator, should_retry, calls):
+    emulator.fault("status", status=529, should_retry=should_retry, times=-1)
+    with pytest.raises(anthropic.InternalServerError):
+        sdk.with_options(max_retries=1).messages.batches.list()
+    assert len(emulator.journal()) == calls
+
+
 def test_any_text_can_be_given(sdk, emulator):
     text = "You have reached your specified API usage limits."
     emulator.fault("status", status=400, message=text, type="invalid_request_error")
@@ -129,6 +137,12 @@ def test_a_dropped_connection_never_answers(sdk, emulator, kind, stored):
     (entry,) = emulator.journal(operation="create")
     assert entry["status"] == "dropped"
     assert (entry["batch_id"] is not None) == bool(stored)
+
+
+def test_a_connection_drops_behind_a_proxy_too(http, emulator):
+    emulator.fault("drop_before")
+    with pytest.raises(httpx2.RemoteProtocolError):
+        http.get(BATCHES, headers={"x-forwarded-for": "192.0.2.1"})
 
 
 def test_the_sdks_own_retry_after_a_drop_pays_twice(emulator):
@@ -278,6 +292,8 @@ def test_line_ends_can_be_of_another_kind(http, emulator, ended):
         {"fault": "earthquake"},
         {"fault": "status", "state": 500},
         {"fault": "status", "status": 42},
+        {"fault": "status", "status": 204},
+        {"fault": "missing_lines", "count": -1},
         {"fault": "row", "outcome": "lost"},
         {"fault": "row", "outcome": "refusal", "match": "("},
         {"fault": "slow_batch"},

@@ -321,7 +321,18 @@ def test_only_the_given_keys_are_accepted_and_some_share_a_workspace():
         assert b"the-second-key" not in kept
 
 
-def test_a_path_that_is_none_is_not_found_in_the_envelope(http):
-    for method, path in (("GET", "/v1/nowhere"), ("DELETE", "/v1/messages"), ("PUT", BATCHES)):
-        answer = http.request(method, path)
-        assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/nowhere"), ("DELETE", "/v1/messages"), ("PUT", BATCHES), ("PATCH", BATCHES), ("OPTIONS", BATCHES)],
+)
+def test_a_path_that_is_none_is_not_found_in_the_envelope(http, method, path):
+    answer = http.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
+    assert answer.headers["request-id"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/emulator/typo"), ("GET", "/emulator/reset")])
+def test_a_control_that_is_none_says_where_they_are_listed(emulator, method, path):
+    answer = httpx2.request(method, f"{emulator.base_url}{path}")
+    assert answer.status_code == 404
+    assert "docs/emulator.md" in answer.json()["error"]

@@ -184,6 +184,12 @@ MISTAKES = {
     "requests= takes a list of dicts, and was given a str": {"requests": "no path yet"},
     "max_requests allows 2 requests, and this submission has 3": {"requests": some_requests(), "max_requests": 2},
     "max_cost_usd allows $0.00": {"requests": some_requests(), "max_cost_usd": 0.0},
+    "is of type 'openai'": {"requests": some_requests(), "conn_id": "of_another_kind"},
+    "has no API key": {"requests": some_requests(), "conn_id": "keyless"},
+    "does not make a client of the API": {"requests": some_requests(), "conn_id": "odd_kwargs"},
+    "defaults= takes a dict of params": {"requests": some_requests(), "defaults": "{{ dag.dag_id }}"},
+    "betas in defaults takes a name": {"requests": some_requests(), "defaults": {**DEFAULTS, "betas": 5}},
+    "a request is a dict with custom_id and params, not NoneType": {"requests": [None, *some_requests()]},
     "The API cannot be reached": {"requests": some_requests(), "conn_id": "unreachable"},
 }
 
@@ -198,6 +204,10 @@ def test_a_mistake_is_one_clear_sentence_and_nothing_is_paid(
     reached = {"conn_type": "anthropic", "password": "emulator-key", "host": emulator.base_url}
     monkeypatch.setenv("AIRFLOW_CONN_WRONG_KEY", json.dumps(reached))
     monkeypatch.setenv("AIRFLOW_CONN_UNREACHABLE", json.dumps({**reached, "host": "http://127.0.0.1:9"}))
+    monkeypatch.setenv("AIRFLOW_CONN_OF_ANOTHER_KIND", json.dumps({**reached, "conn_type": "openai"}))
+    monkeypatch.setenv("AIRFLOW_CONN_KEYLESS", json.dumps({**reached, "password": ""}))
+    odd = {"anthropic_client_kwargs": {"no_such_argument": 1}}
+    monkeypatch.setenv("AIRFLOW_CONN_ODD_KWARGS", json.dumps({**reached, "extra": odd}))
     run = run_dag(submit_dag(**MISTAKES[sentence]))
     assert run.state == "failed"
     assert sentence in capfd.readouterr().out
@@ -294,13 +304,14 @@ def test_too_many_errors_fail_the_task_after_everything_is_written(
     assert xcom(run, "load", key="claude_batch")["retry_ids"] == ["r-1"]
 
 
+@pytest.mark.parametrize("bare", [False, True])
 def test_requests_without_a_line_are_counted_and_fail_the_task_after_writing(
-    emulator: Any, run_dag: Any, warehouse: Any, capfd: Any
+    bare: bool, emulator: Any, run_dag: Any, warehouse: Any, capfd: Any
 ) -> None:
     receipt = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
     emulator.advance(3600)
     emulator.fault("missing_lines", count=1)
-    run = run_dag(load_dag(receipt))
+    run = run_dag(load_dag(receipt["batches"][0]["id"] if bare else receipt))
     assert run.state == "failed"
     assert "1 requests are in no line of the results" in capfd.readouterr().out
     assert len(warehouse.query("SELECT * FROM answers")) == 2
@@ -363,3 +374,55 @@ def test_every_answer_arrives_to_the_letter(emulator: Any, run_dag: Any, warehou
         assert tokens == message["usage"]["input_tokens"] + message["usage"]["output_tokens"]
     everything = "".join(row[1] for row in rows)
     assert all(awkward in everything for awkward in ("\u2028", "\u0085", "\x00", "<script>"))
+
+
+def test_a_line_that_cannot_be_read_does_not_stand_in_for_a_request(
+    emulator: Any, run_dag: Any, warehouse: Any
+) -> None:
+    receipt = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
+    emulator.advance(3600)
+    emulator.faults({"fault": "missing_lines", "count": 1}, {"fault": "garbage_lines", "count": 1})
+    run = run_dag(load_dag(receipt))
+    assert run.state == "failed"
+    assert xcom(run, "load", key="claude_batch")["counts"] == {"succeeded": 2, "unreadable": 1, "missing": 1}
+
+
+@pytest.mark.parametrize("operation", ["retrieve", "results"])
+def test_a_404_of_a_moment_is_retried_by_airflow(operation: str, emulator: Any, run_dag: Any, warehouse: Any) -> None:
+    receipt = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
+    emulator.advance(3600)
+    emulator.fault("not_found", operation=operation)
+    assert run_dag(load_dag(receipt, retries=1, retry_delay=0)).state == "success"
+
+
+def test_results_that_are_past_their_29_days_are_a_final_error(
+    emulator: Any, run_dag: Any, warehouse: Any, capfd: Any
+) -> None:
+    receipt = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
+    emulator.advance(30 * 86_400)
+    assert run_dag(load_dag(receipt)).state == "failed"
+    assert "the API keeps them for 29 days" in capfd.readouterr().out
+
+
+def test_what_cannot_be_bettered_is_not_retried_and_says_so(
+    emulator: Any, run_dag: Any, warehouse: Any, capfd: Any
+) -> None:
+    short = {**DEFAULTS, "max_tokens": 3}
+    receipt = xcom(run_dag(submit_dag(requests=some_requests(), defaults=short)), "submit")
+    emulator.advance(3600)
+    loaded = xcom(run_dag(load_dag(receipt)), "load")
+    assert set(loaded["truncated_ids"].values()) == {3}
+    run = run_dag(submit_dag(requests=some_requests(), defaults=short, retry_of=loaded))
+    assert states(run) == {"submit": "skipped"}
+    assert "another try can better no answer" in capfd.readouterr().out
+    run = run_dag(submit_dag(requests=some_requests(), retry_of=loaded))
+    assert xcom(run, "submit")["requests"] == len(loaded["truncated_ids"])
+
+
+def test_a_bare_id_is_read_back_though_its_first_line_is_garbage(
+    batch_id: str, emulator: Any, run_dag: Any, warehouse: Any
+) -> None:
+    emulator.fault("garbage_lines", count=3)
+    run_dag(load_dag(batch_id))
+    found = warehouse.query("SELECT custom_id FROM answers WHERE custom_id IS NOT NULL ORDER BY 1")
+    assert found == [("r-0",), ("r-1",), ("r-2",)]

@@ -1,13 +1,16 @@
 """ClaudeBatchSensor: the deferred wait, the wait on a worker, and their endings."""
 
+import json
 from typing import Any
 
 import pytest
 from airflow.sdk import dag
+from conftest import EMULATED
 from runs import states, xcom
 from test_operators import DEFAULTS, some_requests, submit_dag
 
 from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchSensor
+from airflow_provider_claude_batch.errors import Misconfigured
 
 
 @pytest.fixture
@@ -98,7 +101,7 @@ def test_a_hiccup_of_the_api_is_waited_out(
     emulator.clock(freeze=False, speed=60)
     run = run_dag(wait_dag(receipt, poke_interval=5))
     assert run.state == "success"
-    assert "Nothing was changed; asking again" in capfd.readouterr().out
+    assert "Asking again" in capfd.readouterr().out
 
 
 def test_a_template_in_a_batch_argument_stays_text(emulator: Any, run_dag: Any, capfd: Any) -> None:
@@ -128,3 +131,62 @@ def test_a_mapped_wait_takes_its_own_receipt_each(emulator: Any, run_dag: Any) -
     assert set(states(run).values()) == {"success"}
     assert [xcom(run, "wait", map_index=n)["requests"] for n in (0, 1)] == [1, 2]
     assert [xcom(run, "wait", map_index=n)["map_index"] for n in (0, 1)] == [0, 1]
+
+
+def test_a_cancel_that_fails_is_tried_again_until_all_is_cancelled(emulator: Any, run_dag: Any) -> None:
+    emulator.fault("slow_batch", seconds=80_000, times=2)
+    slow = xcom(run_dag(submit_dag(requests=some_requests(4), shard_size=2)), "submit")
+    emulator.fault("status", status=529, operation="cancel", times=1)
+    emulator.clock(speed=60)
+    run = run_dag(wait_dag(slow, timeout=1, on_timeout="cancel", poke_interval=5))
+    assert run.state == "success"
+    assert all(part["counts"]["canceled"] > 0 for part in xcom(run, "wait")["batches"])
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+@pytest.mark.parametrize("leniency", ["soft_fail", "never_fail"])
+def test_a_lenient_sensor_is_skipped_at_its_deadline(
+    deferrable: bool, leniency: str, receipt: dict[str, Any], run_dag: Any
+) -> None:
+    run = run_dag(wait_dag(receipt, timeout=1, deferrable=deferrable, **{leniency: True}))
+    assert states(run) == {"wait": "skipped"}
+
+
+def test_a_soft_fail_does_not_hide_a_mistake(receipt: dict[str, Any], run_dag: Any) -> None:
+    assert states(run_dag(wait_dag(receipt, conn_id="nowhere", soft_fail=True))) == {"wait": "failed"}
+
+
+def test_airflows_own_timeout_does_not_strike(receipt: dict[str, Any], emulator: Any, run_dag: Any) -> None:
+    @dag(schedule=None, default_args={"timeout": 1})
+    def one_wait() -> None:
+        ClaudeBatchSensor(task_id="wait", batch=receipt, deferrable=False, on_timeout="cancel")
+
+    emulator.clock(freeze=False, speed=1)
+    run = run_dag(one_wait())
+    assert run.state == "success"
+    assert len(emulator.journal(operation="cancel")) == 1
+
+
+def test_a_wait_on_a_worker_keeps_the_pace_of_the_watch(receipt: dict[str, Any], emulator: Any, run_dag: Any) -> None:
+    emulator.clock(freeze=False, speed=1)
+    run = run_dag(wait_dag(receipt, deferrable=False, poke_interval=0.2))
+    assert run.state == "success"
+    assert len(emulator.journal(operation="retrieve")) == 2
+
+
+def test_a_mode_of_its_own_is_refused() -> None:
+    with pytest.raises(Misconfigured, match="leave mode out"):
+        ClaudeBatchSensor(task_id="wait", batch="msgbatch_1", mode="reschedule")
+
+
+def test_the_connection_that_was_given_is_passed_on(emulator: Any, run_dag: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({**EMULATED, "host": emulator.base_url}))
+    batch_id = xcom(run_dag(submit_dag(requests=some_requests(), conn_id="other")), "submit")["batches"][0]["id"]
+    emulator.advance(3600)
+    assert xcom(run_dag(wait_dag(batch_id, conn_id="other")), "wait")["conn_id"] == "other"
+
+
+def test_batches_of_several_connections_are_refused(emulator: Any, run_dag: Any, capfd: Any) -> None:
+    receipts = [{"v": 1, "submission": name, "conn_id": name, "batches": [{"id": "msgbatch_1"}]} for name in "ab"]
+    assert run_dag(wait_dag(receipts)).state == "failed"
+    assert "submitted with several connections: a, b" in capfd.readouterr().out

@@ -17,6 +17,7 @@ from airflow_provider_claude_batch.errors import (
     ApiUnavailable,
     ClaudeBatchError,
     FateUnknown,
+    GuardExceeded,
     InvalidRequests,
     Misconfigured,
 )
@@ -24,7 +25,7 @@ from airflow_provider_claude_batch.note import Notebook
 from airflow_provider_claude_batch.price import PRICES
 from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.request import Defaults
-from airflow_provider_claude_batch.submit import Order, submit
+from airflow_provider_claude_batch.submit import Order, accepted, submit
 
 VALUE_BYTES = 64 * 1024
 
@@ -55,7 +56,9 @@ class Task:
             defaults=Defaults.of(DEFAULTS),
             **limits,
         )
-        return submit(order, requests, self.client, Notebook(self.store), self.published.append)
+        notebook = Notebook(self.store)
+        earlier = accepted(notebook, self.clears)
+        return earlier or submit(order, requests, self.client, notebook, self.published.append)
 
 
 @pytest.fixture
@@ -238,3 +241,48 @@ def test_a_submission_is_named_by_its_moment(task_instance: Task, emulator: Any)
     receipt = task_instance.run(some_requests())
     assert receipt is not None
     assert receipt.submission.startswith(f"sub_{datetime.now(UTC):%Y%m%dT%H}")
+
+
+def test_a_half_sent_submission_whose_source_came_back_empty_is_no_quiet_skip(
+    task_instance: Task, emulator: Any
+) -> None:
+    emulator.fault("status", status=429, operation="create", after=1)
+    with pytest.raises(ApiUnavailable):
+        task_instance.run(some_requests(4), shard_size=2)
+    with pytest.raises(Misconfigured, match="not those of the try before"):
+        task_instance.run([])
+
+
+def test_cleared_with_nothing_to_send_any_more_the_old_batch_is_cancelled(task_instance: Task, emulator: Any) -> None:
+    emulator.clock(freeze=True)
+    old = task_instance.run(some_requests())
+    task_instance.clears += 1
+    assert old is not None
+    assert task_instance.run([]) is None
+    assert [call["batch_id"] for call in emulator.journal(operation="cancel")] == list(old.batch_ids)
+
+
+def test_a_guard_that_stops_the_new_submission_leaves_the_old_batch_alone(task_instance: Task, emulator: Any) -> None:
+    emulator.clock(freeze=True)
+    task_instance.run(some_requests())
+    task_instance.clears += 1
+    with pytest.raises(GuardExceeded):
+        task_instance.run(some_requests(5), max_requests=4)
+    assert emulator.journal(operation="cancel") == []
+
+
+def test_every_try_publishes_what_is_accepted_for_airflow_forgets_it(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("status", status=429, operation="create", after=1, times=2)
+    for _ in range(2):
+        task_instance.published.clear()
+        with pytest.raises(ApiUnavailable):
+            task_instance.run(some_requests(4), shard_size=2)
+        assert [len(receipt.batches) for receipt in task_instance.published] == [1]
+
+
+def test_a_note_that_lost_a_page_pays_nothing(task_instance: Task, emulator: Any) -> None:
+    task_instance.run(some_requests())
+    del task_instance.store[next(key for key in task_instance.store if key != "claude_batch")]
+    with pytest.raises(Misconfigured, match="has lost a page"):
+        task_instance.run(some_requests())
+    assert paid(emulator) == [3]

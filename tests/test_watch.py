@@ -105,7 +105,7 @@ def test_trouble_is_told_once_and_again_when_it_comes_back():
     told = [watch.judge({"a": look, "b": look}, at(minutes=n)) for n, look in enumerate([DOWN, DOWN])]
     watch.judge({"a": batch("a"), "b": batch("b")}, at(minutes=2))
     told.append(watch.judge({"a": DOWN, "b": GONE}, at(minutes=3)))
-    assert [verdict.trouble for verdict in told] == [str(DOWN), None, f"{DOWN}; {GONE}"]
+    assert [verdict.trouble for verdict in told] == [str(DOWN), None, f"{DOWN} {GONE}"]
 
 
 # poke_interval, seconds since the trouble began, seconds until the next look

@@ -311,7 +311,7 @@ def test_rows_that_break_off_leave_the_old_ones(warehouse):
 def test_a_swap_that_fails_leaves_the_old_rows(warehouse):
     writer = load(row(custom_id="old"))
     execute(warehouse, "CREATE UNIQUE INDEX once ON t (custom_id)")
-    with pytest.raises(WarehouseUnavailable, match=r"(?i)could not use connection 'warehouse': .*(unique|duplicate)"):
+    with pytest.raises(Misconfigured, match=r"(?i)could not use connection 'warehouse': .*(unique|duplicate)"):
         writer.replace(["msgbatch_1"], iter([row(custom_id="same"), row(custom_id="same")]))
     assert ids(warehouse) == [("msgbatch_1", "old")]
 

@@ -10,9 +10,9 @@ from starlette.routing import Route
 
 from airflow_provider_claude_batch.emulator.batch import Batch
 from airflow_provider_claude_batch.emulator.body import read_object
-from airflow_provider_claude_batch.emulator.call import Answer, Call, serve
+from airflow_provider_claude_batch.emulator.call import Call, Endpoint, serve
 from airflow_provider_claude_batch.emulator.chance import new_id
-from airflow_provider_claude_batch.emulator.control import control_routes
+from airflow_provider_claude_batch.emulator.control import METHODS, control_routes
 from airflow_provider_claude_batch.emulator.errors import ApiError, invalid, no_results
 from airflow_provider_claude_batch.emulator.intake import Intake, Submission, take_in
 from airflow_provider_claude_batch.emulator.models import BY_ID, MODELS
@@ -21,6 +21,8 @@ from airflow_provider_claude_batch.emulator.page import PageQuery, page
 from airflow_provider_claude_batch.emulator.prompt import input_tokens
 from airflow_provider_claude_batch.emulator.results import TAMPERING, result_lines, tamper
 from airflow_provider_claude_batch.emulator.rules import Asked, Problem, find_count_problem, find_problem
+from airflow_provider_claude_batch.emulator.settings import DAY
+from airflow_provider_claude_batch.emulator.store import End
 from airflow_provider_claude_batch.emulator.stream import LineStream
 from airflow_provider_claude_batch.emulator.world import World
 
@@ -34,15 +36,14 @@ def create(call: Call) -> Response:
     world, slow = call.world, call.world.faults.take(frozenset({"slow_batch"}), call.operation, None)
     submission = Submission(call.workspace or "", call.version, call.betas, slow.seconds if slow else None)
     batch = take_in(Intake(world, submission), call.body)
-    call.batch_id, call.requests = batch.id, batch.requests
+    call.batch_id, call.requests, call.now = batch.id, batch.requests, batch.created_at
     return _batch(call, batch)
 
 
 def list_batches(call: Call) -> Response:
     """List the batches of the workspace."""
     batches, has_more = call.world.store.page(call.workspace or "", PageQuery.of(call.request.query_params))
-    entries = [batch.as_json(call.now, _base_url(call), live=call.world.settings.live_counts) for batch in batches]
-    return _json(page(entries, has_more=has_more))
+    return _json(page([_as_json(call, batch) for batch in batches], has_more=has_more))
 
 
 def retrieve(call: Call) -> Response:
@@ -61,7 +62,7 @@ def cancel(call: Call) -> Response:
     if status == "ended" and call.world.settings.cancel_ended == "error":
         raise invalid(f"Message Batch {batch.id} has already ended and cannot be canceled.")
     if status == "in_progress":
-        call.world.store.cancel(batch, call.now, call.world.settings.cancel_seconds)
+        _cancel(call, batch)
     return _batch(call, _find(call))
 
 
@@ -137,7 +138,7 @@ def nowhere(call: Call) -> Response:
 def build_app(world: World) -> Starlette:
     """Put every endpoint at its path; a path that is none is a 404 in the API's envelope."""
     batches, one = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
-    endpoints: list[tuple[str, str, str, Answer]] = [
+    endpoints: list[tuple[str, str, str, Endpoint]] = [
         ("POST", batches, "create", create),
         ("GET", batches, "list", list_batches),
         ("GET", one, "retrieve", retrieve),
@@ -150,11 +151,11 @@ def build_app(world: World) -> Starlette:
         ("GET", "/v1/models/{model_id}", "models", retrieve_model),
     ]
     routes = [Route(path, _endpoint(world, name, answer), methods=[method]) for method, path, name, answer in endpoints]
-    anything = Route("/{path:path}", _endpoint(world, "unknown", nowhere), methods=["GET", "POST", "DELETE", "PUT"])
+    anything = Route("/{path:path}", _endpoint(world, "unknown", nowhere), methods=METHODS)
     return Starlette(routes=[*routes, *control_routes(world), anything])
 
 
-def _endpoint(world: World, operation: str, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(world: World, operation: str, answer: Endpoint) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         return await serve(world, request, operation, answer)
 
@@ -162,12 +163,26 @@ def _endpoint(world: World, operation: str, answer: Answer) -> Callable[[Request
 
 
 def _find(call: Call) -> Batch:
-    return call.world.store.find(call.workspace, call.batch_id or "")
+    batch = call.world.store.find(call.workspace, call.batch_id or "")
+    call.now = max(call.now, batch.created_at)  # whatever became of the clock, nothing is told of a time before it
+    return batch
+
+
+def _cancel(call: Call, batch: Batch) -> None:
+    """What is finished by now stays and the rest is canceled, unless it finishes all the same."""
+    late = call.world.faults.take(frozenset({"late_cancel"}), call.operation, batch.id)
+    finished = batch.requests if late else batch.finished(call.now)
+    ends_at = min(call.now + call.world.settings.cancel_seconds, batch.created_at + DAY)
+    call.world.store.cancel(batch, call.now, End(batch.requests, finished, "canceled", ends_at))
 
 
 def _batch(call: Call, batch: Batch) -> Response:
+    return _json(_as_json(call, batch))
+
+
+def _as_json(call: Call, batch: Batch) -> dict[str, object]:
     now = max(call.now, batch.created_at)
-    return _json(batch.as_json(now, _base_url(call), live=call.world.settings.live_counts))
+    return batch.as_json(now, _base_url(call), live=call.world.settings.live_counts)
 
 
 def _base_url(call: Call) -> str:

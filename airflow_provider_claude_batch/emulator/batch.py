@@ -7,7 +7,7 @@ from msgspec import Struct
 from airflow_provider_claude_batch.emulator.clock import moment
 from airflow_provider_claude_batch.emulator.settings import ARCHIVED_AFTER, DAY
 
-OUTCOMES = ("succeeded", "errored", "canceled", "expired")
+RESULT_TYPES = ("succeeded", "errored", "canceled", "expired")
 
 
 class Batch(Struct, frozen=True):
@@ -49,7 +49,7 @@ class Batch(Struct, frozen=True):
 
     def counts(self, now: float, *, live: bool) -> dict[str, int]:
         """Say the counts: everything is processing until the end, unless they are to move."""
-        final = {name: int(getattr(self, name)) for name in OUTCOMES}
+        final = {name: int(getattr(self, name)) for name in RESULT_TYPES}
         if now < self.ends_at:
             share = (now - self.created_at) / (self.ends_at - self.created_at) if live else 0.0
             final = {name: int(count * max(0.0, share)) for name, count in final.items()}

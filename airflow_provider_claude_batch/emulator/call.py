@@ -26,7 +26,6 @@ SMALL_BODY = 32_000_000
 IN_MEMORY = 1 << 20
 BEFORE = frozenset({"status", "drop_before", "hang", "not_found", "queue_full"})
 AFTER = frozenset({"status_after_accept", "drop_after_accept", "hang_after_accept"})
-QUEUE_FULL = "The number of enqueued batch requests would exceed your organization's limit. Please try again later."
 
 
 class Call:
@@ -36,8 +35,7 @@ class Call:
         self.world, self.request, self.operation = world, request, operation
         self.batch_id: str | None = request.path_params.get("batch_id")
         self.request_id = new_id("req_")
-        self.at, self.real_at = world.clock.now(), time.time()
-        self.now = self.at
+        self.now = world.clock.now()
         self.workspace: str | None = None
         self.requests: int | None = None
         self.body: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed when answered
@@ -69,26 +67,30 @@ class Call:
             raise ApiError(413)
         self.body.seek(0)
 
-    def record(self, status: str) -> None:
-        if self.recorded:
-            return
-        self.recorded = True
+    async def record(self, status: str) -> None:
+        """Write the call into the journal, once."""
+        if not self.recorded:
+            self.recorded = True
+            await run_in_threadpool(self.world.journal.record, self._entry(status))
+
+    def _entry(self, status: str) -> Entry:
         headers, url = self.request.headers, self.request.url
         retries = headers.get("x-stainless-retry-count", "")
         sent = (self.requests, self.body_bytes, int(retries) if retries.isdigit() else None, headers.get("user-agent"))
         where = (self.request.method, url.path, url.query, self.operation, self.workspace)
-        self.world.journal.record(Entry(self.at, self.real_at, *where, status, self.request_id, self.batch_id, *sent))
+        now = self.world.clock.now()
+        return Entry(now, time.time(), *where, status, self.request_id, self.batch_id, *sent)
 
 
-Answer = Callable[[Call], Response]
+Endpoint = Callable[[Call], Response]
 
 
-async def serve(world: World, request: Request, operation: str, answer: Answer) -> Response:
+async def serve(world: World, request: Request, operation: str, endpoint: Endpoint) -> Response:
     """Answer a call, whatever becomes of it, and record it."""
     call = Call(world, request, operation)
     response, status = Response(), "failed"
     try:
-        response = await _answer(call, answer)
+        response = await _answer(call, endpoint)
         status = str(response.status_code)
     except ApiError as error:
         response, status = error.response(call.request_id), str(error.status)
@@ -98,18 +100,18 @@ async def serve(world: World, request: Request, operation: str, answer: Answer) 
         status = "left"
     finally:
         call.body.close()
-        call.record(status)
+        await call.record(status)
     _stamp(call, response)
     return response
 
 
-async def _answer(call: Call, answer: Answer) -> Response:
+async def _answer(call: Call, endpoint: Endpoint) -> Response:
     await call.receive(call.world.settings.max_body if call.operation == "create" else SMALL_BODY)
     call.workspace = call.world.workspace(call.key)
     _check_version(call)
     await _strike_before(call)
     call.now = call.world.clock.now()
-    response = await run_in_threadpool(answer, call)
+    response = await run_in_threadpool(endpoint, call)
     await _strike_after(call)
     return response
 
@@ -136,8 +138,6 @@ async def _strike_before(call: Call) -> None:
         return
     if fault.fault == "not_found":
         raise no_such_batch(call.batch_id or "")
-    if fault.fault == "queue_full":
-        raise ApiError(429, fault.message or QUEUE_FULL, fault.type, fault.details, fault.retry_after)
     await _strike(call, fault)
 
 
@@ -149,10 +149,10 @@ async def _strike_after(call: Call) -> None:
 async def _strike(call: Call, fault: Fault) -> None:
     if fault.fault.startswith("drop"):
         await _drop(call)
-    if fault.fault.startswith("status"):
-        raise ApiError(fault.status, fault.message, fault.type, fault.details, fault.retry_after)
+    if fault.fault in {"status", "status_after_accept", "queue_full"}:
+        raise fault.error()
     if fault.seconds is None:
-        call.record("hung")
+        await call.record("hung")
     if not await wait(asyncio.ensure_future(left(call.request.receive)), fault.seconds):
         raise HungUp("hung")
 

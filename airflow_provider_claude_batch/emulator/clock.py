@@ -7,6 +7,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from airflow_provider_claude_batch.emulator.database import Database
 
+# The years 1970 and 9000: room on both sides for what is added to and taken from a moment.
+EARLIEST, LATEST = 0.0, 221_845_392_000.0
+
 
 class ClockChange(Struct, forbid_unknown_fields=True):
     """The body of `POST /emulator/clock`."""
@@ -27,14 +30,22 @@ class Clock:
         if saved is None:
             self.reset()
         else:
-            self._set(max(saved["now"], _last_call(database)), speed or saved["speed"], frozen=saved["frozen"])
+            self._set(
+                max(saved["now"], _last_call(database)),
+                saved["speed"] if speed is None else speed,
+                frozen=saved["frozen"],
+            )
 
     def reset(self) -> None:
-        self._set(time.time() if self._start is None else self._start, self._start_speed or 1.0, frozen=False)
+        self._set(
+            time.time() if self._start is None else self._start,
+            1.0 if self._start_speed is None else self._start_speed,
+            frozen=False,
+        )
 
     def now(self) -> float:
         now, anchor, speed, frozen = self._state
-        return now if frozen else round(now + (time.monotonic() - anchor) * speed, 6)
+        return now if frozen else min(LATEST, round(now + (time.monotonic() - anchor) * speed, 6))
 
     def change(self, change: ClockChange) -> None:
         """Apply what the change names and leave the rest."""
@@ -56,6 +67,8 @@ class Clock:
         self._database.remember("clock", {"now": self.now(), "speed": speed, "frozen": frozen})
 
     def _set(self, now: float, speed: float, *, frozen: bool) -> None:
+        if not EARLIEST <= now <= LATEST:
+            raise ValueError("the clock goes from 1970 to 9000")
         # One tuple, so that a reader in another thread never sees half a change.
         self._state = (now, time.monotonic(), speed, frozen)
         self.save()

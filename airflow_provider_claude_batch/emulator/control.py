@@ -19,6 +19,7 @@ from airflow_provider_claude_batch.emulator.stream import LineStream
 from airflow_provider_claude_batch.emulator.world import World
 
 JOURNAL_LIMIT = 1000
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 
 class Order(Struct, frozen=True):
@@ -92,6 +93,11 @@ def submitted(order: Order) -> object:
     return LineStream(lines, {"content-type": "application/x-jsonl"}, order.world.hang_up)
 
 
+def nothing(order: Order) -> object:
+    """Refuse what is no control."""
+    raise ApiError(404, f"{order.request.method} {order.request.url.path} is no control; docs/emulator.md lists them")
+
+
 def control_routes(world: World) -> list[Route]:
     """Put every control endpoint at its path."""
     controls: list[tuple[str, str, Control]] = [
@@ -106,7 +112,8 @@ def control_routes(world: World) -> list[Route]:
         ("POST", "/emulator/reset", reset),
         ("GET", "/emulator/batches/{batch_id}/requests", submitted),
     ]
-    return [Route(path, _endpoint(world, control), methods=[method]) for method, path, control in controls]
+    routes = [Route(path, _endpoint(world, control), methods=[method]) for method, path, control in controls]
+    return [*routes, Route("/emulator/{path:path}", _endpoint(world, nothing), methods=METHODS)]
 
 
 def _endpoint(world: World, control: Control) -> Callable[[Request], Awaitable[Response]]:

@@ -1,20 +1,21 @@
 """The SQLite file that holds all state of an emulator."""
 
+import fcntl
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, workspace TEXT NOT NULL, ordinal INTEGER NOT NULL,
-    position INTEGER, deleted INTEGER NOT NULL DEFAULT 0, created_at REAL, duration REAL, ends_at REAL,
-    cancel_initiated_at REAL, requests INTEGER, cutoff INTEGER, leftover TEXT,
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, workspace TEXT NOT NULL,
+    ordinal INTEGER NOT NULL, position INTEGER, deleted INTEGER NOT NULL DEFAULT 0, created_at REAL,
+    duration REAL, ends_at REAL, cancel_initiated_at REAL, requests INTEGER, cutoff INTEGER, leftover TEXT,
     succeeded INTEGER, errored INTEGER, canceled INTEGER, expired INTEGER);
 CREATE INDEX IF NOT EXISTS batches_by_position ON batches (workspace, position);
 CREATE TABLE IF NOT EXISTS requests (
@@ -40,7 +41,12 @@ class Database:
         self._path = path
         self._local = threading.local()
         self._writing = threading.Lock()
-        self.reader().executescript(SCHEMA)
+        try:
+            self.reader()
+            self._hold = _lock(path)
+            self.reader().executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path} cannot hold the state: {error}") from None
 
     def reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -78,3 +84,13 @@ class Database:
         with self.writing() as connection:
             for table in TABLES:
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own constants
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Keep other emulators from this state; the lock ends with the process, however that ends."""
+    file = path.with_name(f"{path.name}-lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another emulator runs on {path}") from None
+    return file

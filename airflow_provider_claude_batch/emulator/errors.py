@@ -34,31 +34,26 @@ class ApiError(Exception):
         message: str | None = None,
         kind: str | None = None,
         details: dict[str, Any] | None = None,
-        retry_after: float | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         usual_kind, usual_message = TYPES.get(
             status, TYPES[500] if status >= HTTPStatus.INTERNAL_SERVER_ERROR else TYPES[400]
         )
         self.status, self.kind, self.message = status, kind or usual_kind, message or usual_message
-        self.details, self.retry_after = details, retry_after
+        self.details = details
+        self.headers = ({"x-should-retry": "false"} if status == HTTPStatus.NOT_FOUND else {}) | (headers or {})
         super().__init__(f"{status} {self.kind}: {self.message}")
 
     def response(self, request_id: str) -> Response:
         if self.status == HTTPStatus.BAD_GATEWAY:
-            return Response(BAD_GATEWAY, 502, self._headers(), media_type="text/html")
+            return Response(BAD_GATEWAY, 502, self.headers, media_type="text/html")
         error: dict[str, Any] = {"type": self.kind, "message": self.message}
         if self.details:
             error["details"] = self.details
         envelope = {"type": "error", "error": error, "request_id": request_id}
         # The edge, not the API, refuses what is too large: no type and no request id around the error.
         body = {"error": error} if self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else envelope
-        return Response(msgspec.json.encode(body), self.status, self._headers(), media_type="application/json")
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"x-should-retry": "false"} if self.status == HTTPStatus.NOT_FOUND else {}
-        if self.retry_after is not None:
-            headers["retry-after"] = f"{self.retry_after:g}"
-        return headers
+        return Response(msgspec.json.encode(body), self.status, self.headers, media_type="application/json")
 
 
 class HungUp(Exception):

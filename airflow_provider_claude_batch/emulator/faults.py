@@ -2,23 +2,27 @@
 
 import re
 import threading
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
 from airflow_provider_claude_batch.emulator.database import Database
+from airflow_provider_claude_batch.emulator.errors import ApiError
 from airflow_provider_claude_batch.emulator.outcome import OUTCOMES
 
 Kind = Literal[
     "status", "status_after_accept", "drop_before", "drop_after_accept", "hang", "hang_after_accept", "not_found",
-    "queue_full", "slow", "slow_batch", "row", "cut_results", "stall_results", "duplicate_lines", "missing_lines",
-    "foreign_lines", "garbage_lines", "blank_lines", "no_final_newline", "crlf",
+    "queue_full", "slow", "slow_batch", "late_cancel", "row", "cut_results", "stall_results", "duplicate_lines",
+    "missing_lines", "foreign_lines", "garbage_lines", "blank_lines", "no_final_newline", "crlf",
 ]  # fmt: skip
 Operation = Literal["create", "list", "retrieve", "cancel", "delete", "results", "messages", "count_tokens", "models"]
 ANYWHERE = frozenset(get_args(Operation))
 ON_CREATE = frozenset({"create"})
 ON_RESULTS = frozenset({"results"})
+Number = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+QUEUE_FULL = "The number of enqueued batch requests would exceed your organization's limit. Please try again later."
 # Where a fault strikes that does not name its operation.
 USUAL = {
     "status_after_accept": ON_CREATE,
@@ -27,6 +31,7 @@ USUAL = {
     "queue_full": ON_CREATE,
     "slow_batch": ON_CREATE,
     "row": ON_CREATE,
+    "late_cancel": frozenset({"cancel"}),
     "not_found": frozenset({"retrieve", "results", "cancel"}),
     "status": ANYWHERE,
     "drop_before": ANYWHERE,
@@ -43,22 +48,21 @@ class Fault(Struct, forbid_unknown_fields=True, omit_defaults=True):
     operation: Operation | list[Operation] | None = None
     batch: str | None = None
     times: int = 1
-    after: int = 0
-    status: int = 500
+    after: Number = 0
+    status: Annotated[int, Meta(ge=400, le=599)] = 500
     type: str | None = None
     message: str | None = None
     details: dict[str, Any] | None = None
-    retry_after: float | None = None
-    seconds: float | None = None
-    bytes: int | None = None
-    rows: int | None = None
-    count: int = 1
+    retry_after: Seconds | None = None
+    should_retry: bool | None = None
+    seconds: Seconds | None = None
+    bytes: Number | None = None
+    rows: Number | None = None
+    count: Number = 1
     outcome: str | None = None
     match: str = ""
 
     def __post_init__(self) -> None:
-        if self.status not in range(200, 600):
-            raise ValueError("status must be from 200 to 599")
         if self.fault == "row" and self.outcome not in OUTCOMES:
             raise ValueError(f"outcome must be one of {', '.join(sorted(OUTCOMES))}")
         if self.fault == "slow_batch" and self.seconds is None:
@@ -83,6 +87,17 @@ class Fault(Struct, forbid_unknown_fields=True, omit_defaults=True):
         self.times -= self.times > 0
         return True
 
+    def error(self) -> ApiError:
+        """Make the answer that a fault with a status gives."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = f"{self.retry_after:g}"
+        if self.should_retry is not None:
+            headers["x-should-retry"] = str(self.should_retry).lower()
+        full = self.fault == "queue_full"
+        status, usual = (429, QUEUE_FULL) if full else (self.status, None)
+        return ApiError(status, self.message or usual, self.type, self.details, headers)
+
 
 class Faults:
     """The faults in force, kept through restarts."""
@@ -106,14 +121,14 @@ class Faults:
 
     @property
     def armed(self) -> bool:
-        return bool(self._faults)
+        return any(fault.times for fault in self._faults)
 
     def as_json(self) -> list[dict[str, Any]]:
         return [{**msgspec.to_builtins(fault), "remaining": fault.times} for fault in self._faults]
 
     def take(self, kinds: frozenset[str], operation: str, batch_id: str | None) -> Fault | None:
         """Take the first fault of these kinds that strikes this call."""
-        if not any(fault.fault in kinds and fault.meets(operation, batch_id) for fault in self._faults):
+        if not any(fault.times and fault.fault in kinds and fault.meets(operation, batch_id) for fault in self._faults):
             return None
         with self._lock:
             candidates = (fault for fault in self._faults if fault.fault in kinds and fault.meets(operation, batch_id))

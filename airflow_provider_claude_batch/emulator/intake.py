@@ -106,13 +106,13 @@ def take_in(intake: Intake, file: IO[bytes]) -> Batch:
     store, faults = intake.world.store, intake.world.faults
     try:
         _add(intake, file)
+        return store.accept(intake.draft, intake.count, intake.duration())
     except BaseException:
         store.discard(intake.draft)
         raise
     finally:
         if intake.striking:
             faults.save_rows()
-    return store.accept(intake.draft, intake.count, intake.duration())
 
 
 def _add(intake: Intake, file: IO[bytes]) -> None:

@@ -1,8 +1,5 @@
 """The record of every call received: never a key, a prompt or an answer."""
 
-import queue
-import threading
-import time
 from typing import Any
 
 from msgspec import Struct, structs
@@ -37,26 +34,17 @@ INSERT = f"INSERT INTO journal ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * l
 
 
 class Journal:
-    """Takes entries at once and writes them behind the calls' backs."""
+    """Keeps each entry before its call is answered, so that not even a kill loses it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._entries: queue.SimpleQueue[Entry | threading.Event] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write_on, name="journal", daemon=True)
-        self._writer.start()
 
     def record(self, entry: Entry) -> None:
-        self._entries.put(entry)
-
-    def flush(self) -> None:
-        """Wait until everything recorded so far can be read."""
-        written = threading.Event()
-        self._entries.put(written)
-        written.wait(60)
+        with self._database.writing() as connection:
+            connection.execute(INSERT, structs.astuple(entry))
 
     def read(self, filters: dict[str, str], limit: int, after_id: int) -> list[dict[str, Any]]:
         """Read entries in the order of the calls' ends."""
-        self.flush()
         names = [name for name in FILTERS if name in filters]
         where = "".join(f" AND {name} = ?" for name in names)
         rows = self._database.reader().execute(
@@ -67,7 +55,6 @@ class Journal:
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Count the calls by operation and status."""
-        self.flush()
         rows = self._database.reader().execute(
             "SELECT operation, status, COUNT(*) FROM journal GROUP BY operation, status ORDER BY operation, status"
         )
@@ -75,17 +62,3 @@ class Journal:
         for operation, status, count in rows:
             summary.setdefault(operation, {})[str(status)] = count
         return summary
-
-    def _write_on(self) -> None:
-        while True:
-            items = [self._entries.get()]
-            time.sleep(0.002)  # lets a burst become one transaction
-            while not self._entries.empty():
-                items.append(self._entries.get())
-            entries = [structs.astuple(item) for item in items if isinstance(item, Entry)]
-            if entries:
-                with self._database.writing() as connection:
-                    connection.executemany(INSERT, entries)
-            for item in items:
-                if isinstance(item, threading.Event):
-                    item.set()

@@ -5,13 +5,17 @@ from functools import lru_cache
 
 from airflow_provider_claude_batch.emulator.chance import number
 
-ITEM = r"[\"'`*\[]*[^\W_][\w '/&-]{0,39}?[\"'`*\]]*"
+# Nothing here gives back what it took, or one long list would take for ever.
+ITEM = r"[\"'`*\[]*+[^\W_][\w'/&-]{0,39}+(?: (?!(?:or|and)\b)[\w'/&-]{1,40}+){0,5}+[\"'`*\]]*+"
 INTRODUCTION = (
-    r"(?:\b(?:one of(?: the following)?|as|labels?|categories|options|(?:answer|reply|respond)(?: with)?)\b\s*:?|:)"
+    r"(?:\b(?:one of(?: the following)?|as|labels?|categories|options|(?:answer|reply|respond)(?: with)?)\b\s*+:?|:)"
 )
-CHOICE = rf"{ITEM}(?:\s*,\s*{ITEM})*\s*,?\s+or\s+{ITEM}"
-LISTING = rf"{ITEM}(?:\s*,\s*{ITEM})+(?:\s*,?\s+and\s+{ITEM})?"
-OFFERED = re.compile(rf"{INTRODUCTION}\s*(?P<items>{CHOICE}|{LISTING})\s*(?:[.;!?\n]|$)", re.IGNORECASE)
+BETWEEN = r"(?:\s*+,\s*+(?:(?:or|and)\s++)?|\s++(?:or|and)\s++)"
+OFFERED = re.compile(
+    rf"{INTRODUCTION}\s*+(?P<items>{ITEM}(?:{BETWEEN}{ITEM}){{0,99}}+)[^\S\n]*+(?:[.;!?\n]|$)", re.IGNORECASE
+)
+# A mere "and" joins; it does not offer.
+OFFERING = re.compile(r",|\bor\b", re.IGNORECASE)
 # Without one of these words a list after a colon is just a list.
 INSTRUCTED = re.compile(r"\b(?:label|classif|categor|choose|pick|decide|one of|answer|reply|respond)", re.IGNORECASE)
 SEPARATOR = re.compile(r"\s*,\s*(?:(?:or|and)\s+)?|\s+(?:or|and)\s+", re.IGNORECASE)
@@ -42,12 +46,16 @@ def choose_label(system: str, user: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def offered_labels(text: str) -> tuple[tuple[str, ...], str]:
     """Find the words after a colon (or `one of`, `as`) that are separated by commas or by `or`, and how they stand."""
     for found in OFFERED.finditer(text) if INSTRUCTED.search(text) else ():
         items = tuple(item.strip(" \"'`*[]") for item in SEPARATOR.split(found["items"]))
-        if len(set(items)) > 1 and all(item and len(item.split()) <= MAX_WORDS for item in items):
+        if (
+            len(set(items)) > 1
+            and OFFERING.search(found["items"])
+            and all(item and len(item.split()) <= MAX_WORDS for item in items)
+        ):
             return items, found["items"]
     return (), ""
 

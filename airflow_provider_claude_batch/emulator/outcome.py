@@ -27,7 +27,7 @@ ERRORS = {
 }
 UNRUN = frozenset({"expired", "canceled"})
 OUTCOMES = frozenset({*STOPS, *ERRORS, *UNRUN})
-REFUSAL = {"type": "refusal", "category": "general_harms", "explanation": "The request was declined by the emulator."}
+REFUSAL = {"type": "refusal", "category": "cyber", "explanation": "The request was declined by the emulator."}
 
 
 class Fate(Struct, frozen=True):

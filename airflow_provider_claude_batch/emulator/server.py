@@ -11,7 +11,6 @@ import uvicorn
 from starlette.types import Scope
 
 from airflow_provider_claude_batch.emulator.app import build_app
-from airflow_provider_claude_batch.emulator.settings import Settings
 from airflow_provider_claude_batch.emulator.world import World
 
 
@@ -21,9 +20,8 @@ class LocalServer(uvicorn.Server):
     def hang_up(self, scope: Scope, abruptly: bool) -> None:
         """Close the connection of this call, at once or after what is already written."""
         for connection in list(self.server_state.connections):
-            transport = connection.transport
-            if transport.get_extra_info("peername")[:2] == scope["client"]:
-                transport.abort() if abruptly else transport.close()
+            if getattr(connection, "scope", None) is scope:
+                connection.transport.abort() if abruptly else connection.transport.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for connection in list(self.server_state.connections):
@@ -37,11 +35,10 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port))
 
 
-def run(settings: Settings, listener: socket.socket, ready: Callable[[str], None], *, verbose: bool) -> None:
+def run(world: World, listener: socket.socket, ready: Callable[[str], None], *, verbose: bool) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is told the base URL once connections are taken."""
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, _exit)
-    world = World(settings)
     server = LocalServer(_config(world, verbose=verbose))
     world.hang_up = server.hang_up
     host, port, *_ = listener.getsockname()

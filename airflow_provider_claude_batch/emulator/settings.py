@@ -5,6 +5,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from airflow_provider_claude_batch.emulator.outcome import OUTCOMES
+
 DAY = 86_400.0
 ARCHIVED_AFTER = 29 * DAY
 MAX_REQUESTS = 100_000
@@ -39,17 +41,17 @@ def parse_span(text: str) -> tuple[float, float]:
 
 def parse_keys(keys: list[str]) -> dict[str, str]:
     """Read `KEY` or `KEY=workspace`; a key without a workspace has one of its own."""
-    pairs = (key.partition("=") for key in keys)
+    pairs = [key.partition("=") for key in keys]
+    if not all(key for key, _, _ in pairs):
+        raise ValueError("a key must not be empty")
     return {key: workspace or f"key:{key}" for key, _, workspace in pairs}
 
 
 def parse_rates(rates: list[str]) -> dict[str, float]:
     """Read `outcome=share`, each outcome one that a row can have."""
-    from airflow_provider_claude_batch.emulator.outcome import OUTCOMES
-
     shares = {name: float(share) for name, _, share in (rate.partition("=") for rate in rates)}
     if unknown := sorted(set(shares) - OUTCOMES):
         raise ValueError(f"{', '.join(unknown)}: no such outcome; there are {', '.join(sorted(OUTCOMES))}")
-    if any(share < 0 for share in shares.values()) or sum(shares.values()) > 1:
+    if not all(share >= 0 for share in shares.values()) or sum(shares.values()) > 1:
         raise ValueError("the rates must be shares that add up to 1 at most")
     return shares

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from airflow_provider_claude_batch.emulator.batch import OUTCOMES, Batch
+from airflow_provider_claude_batch.emulator.batch import RESULT_TYPES, Batch
 from airflow_provider_claude_batch.emulator.chance import MAX_PLACE, new_id
 from airflow_provider_claude_batch.emulator.clock import Clock
 from airflow_provider_claude_batch.emulator.database import Database
@@ -37,6 +37,15 @@ class Draft(Struct, frozen=True):
     ordinal: int
     id: str
     workspace: str
+
+
+class End(Struct, frozen=True):
+    """How a batch will end: so many requests finished, the rest left over, at a moment."""
+
+    requests: int
+    finished: int
+    leftover: str
+    ends_at: float
 
 
 class Store:
@@ -81,12 +90,15 @@ class Store:
             _settle(connection, draft.number, End(requests, finished, "expired", now + min(duration, DAY)))
         return self.find(draft.workspace, draft.id)
 
-    def cancel(self, batch: Batch, now: float, seconds: float) -> None:
-        """Let the batch end soon: what is finished by now stays, the rest is canceled."""
+    def cancel(self, batch: Batch, now: float, end: End) -> None:
+        """Let the batch end otherwise than it would have, unless another cancel came first."""
         with self._database.writing() as connection:
-            connection.execute("UPDATE batches SET cancel_initiated_at = ? WHERE number = ?", (now, batch.number))
-            ends_at = min(now + seconds, batch.created_at + DAY)
-            _settle(connection, batch.number, End(batch.requests, batch.finished(now), "canceled", ends_at))
+            first = connection.execute(
+                "UPDATE batches SET cancel_initiated_at = ? WHERE number = ? AND cancel_initiated_at IS NULL",
+                (now, batch.number),
+            ).rowcount
+            if first:
+                _settle(connection, batch.number, end)
 
     def delete(self, batch: Batch) -> None:
         # The row stays as a tombstone, so that a list goes on from its id and ordinals do not repeat.
@@ -161,18 +173,9 @@ class Store:
         return self._database.reader().execute(sql, tuple(values))
 
 
-class End(Struct, frozen=True):
-    """How a batch will end: so many requests finished, the rest left over, at a moment."""
-
-    requests: int
-    finished: int
-    leftover: str
-    ends_at: float
-
-
 def _settle(connection: sqlite3.Connection, number: int, end: End) -> None:
     cutoff = _cutoff(connection, number, end)
-    counts = dict.fromkeys(OUTCOMES, 0)
+    counts = dict.fromkeys(RESULT_TYPES, 0)
     counts |= connection.execute(
         "SELECT status, COUNT(*) FROM requests WHERE batch = ? AND place <= ? GROUP BY status", (number, cutoff)
     ).fetchall()
@@ -180,7 +183,7 @@ def _settle(connection: sqlite3.Connection, number: int, end: End) -> None:
     connection.execute(
         "UPDATE batches SET cutoff = ?, leftover = ?, ends_at = ?, succeeded = ?, errored = ?, canceled = ?,"
         " expired = ? WHERE number = ?",
-        (cutoff, end.leftover, end.ends_at, *(counts[name] for name in OUTCOMES), number),
+        (cutoff, end.leftover, end.ends_at, *(counts[name] for name in RESULT_TYPES), number),
     )
 
 

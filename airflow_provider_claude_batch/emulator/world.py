@@ -44,14 +44,12 @@ class World:
 
     def reset(self) -> None:
         """Forget batches, faults, calls and clock changes."""
-        self.journal.flush()
         self.database.clear()
         self.faults.clear()
         self.clock.reset()
 
     def close(self) -> None:
         self.stopping.set()
-        self.journal.flush()
         with suppress(OSError):
             self.clock.save()
 

@@ -20,6 +20,7 @@ _CHUNK_ROWS = 10_000
 _CHUNK_CHARS = 16_000_000
 _MEMORY = "256MB"
 _PATIENCE = 600.0
+_MISTAKES = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConstraintException, duckdb.ParserException)
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
     "bigint": "BIGINT",
@@ -129,9 +130,8 @@ class DuckDBWriter:
                 con.execute("SET python_enable_replacements = false")
                 yield con
         except duckdb.Error as error:
-            raise WarehouseUnavailable(
-                f"DuckDB could not use connection {self._hook.get_conn_id()!r}: {_first_line(error)}."
-            ) from None
+            cls = Misconfigured if isinstance(error, _MISTAKES) else WarehouseUnavailable
+            raise cls(f"DuckDB could not use connection {self._hook.get_conn_id()!r}: {_first_line(error)}.") from None
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Open the file; while another process holds it, wait for it."""

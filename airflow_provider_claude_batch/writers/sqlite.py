@@ -94,9 +94,8 @@ class SQLiteWriter:
                 self._prepare(con)
                 yield con
         except sqlite3.Error as error:
-            raise WarehouseUnavailable(
-                f"SQLite could not use connection {self._hook.get_conn_id()!r}: {error}."
-            ) from None
+            cls = WarehouseUnavailable if _may_pass(error) else Misconfigured
+            raise cls(f"SQLite could not use connection {self._hook.get_conn_id()!r}: {error}.") from None
 
     def _prepare(self, con: sqlite3.Connection) -> None:
         """Take transactions into our own hands, wait for other writers, and refuse a database without a file."""
@@ -107,6 +106,13 @@ class SQLiteWriter:
             raise Misconfigured(
                 "A SQLite database in memory is gone with the task: put the path of a file into the connection's host."
             )
+
+
+def _may_pass(error: sqlite3.Error) -> bool:
+    """A lock is let go and a disk comes back; a table that is a view stays one."""
+    return isinstance(error, sqlite3.OperationalError) and any(
+        word in str(error) for word in ("locked", "unable to open", "disk", "full")
+    )
 
 
 def _values(row: Row) -> list[Any]:
