@@ -174,7 +174,7 @@ def _translated(conn_id: str, batch_id: str | None = None, *, create: bool = Fal
     except anthropic.APIStatusError as error:
         raise _status_error(error, conn_id, batch_id, create=create) from None
     except (anthropic.APIConnectionError, httpx2.RequestError) as error:
-        raise _connection_error(error, create=create) from None
+        raise _connection_error(error, conn_id, create=create) from None
     except TypeError as error:
         if "authentication" not in str(error):
             raise
@@ -184,12 +184,14 @@ def _translated(conn_id: str, batch_id: str | None = None, *, create: bool = Fal
         raise cls(f"The API's answer could not be read ({type(error).__name__}).") from None
 
 
-def _connection_error(error: Exception, *, create: bool) -> ClaudeBatchError:
+def _connection_error(error: Exception, conn_id: str, *, create: bool) -> ClaudeBatchError:
     cause = error.__cause__ or error
     reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
     if create and not isinstance(cause, _NEVER_SENT):
         return FateUnknown(f"The batch was sent, and the answer never came ({reason}).")
-    return ApiUnavailable(f"The API cannot be reached ({reason}).")
+    request: httpx2.Request | None = getattr(error, "request", None)
+    where = f" at {request.url.scheme}://{request.url.netloc.decode()}" if request else ""
+    return ApiUnavailable(f"The API{where} (connection {conn_id!r}) cannot be reached: {reason}.")
 
 
 def _status_error(

@@ -11,7 +11,7 @@ import msgspec
 from airflow_provider_claude_batch import row as rows
 from airflow_provider_claude_batch.batch import Batch
 from airflow_provider_claude_batch.errors import ApiUnavailable, IncompleteResults, Misconfigured, TooManyErrors
-from airflow_provider_claude_batch.price import PriceList
+from airflow_provider_claude_batch.price import PriceList, dollars
 from airflow_provider_claude_batch.receipt import Part, Receipt
 from airflow_provider_claude_batch.row import Origin, Row
 from airflow_provider_claude_batch.tally import Tally
@@ -145,10 +145,10 @@ def report(receipt: Receipt, tally: Tally) -> None:
     for error, count in receipt.errors or ():
         log.warning("%s times: %s", f"{count:,}", error)
     log.info(
-        "Cost: $%.4f; live it would have been $%.4f: $%.4f saved.",
-        receipt.cost_usd,
-        receipt.live_cost_usd,
-        receipt.saved_usd,
+        "Cost: %s; live it would have been %s: %s saved.",
+        dollars(tally.cost),
+        dollars(tally.live_cost),
+        dollars(tally.live_cost - tally.cost),
     )
     if tally.unpriced:
         log.warning("%s rows have no cost: the price of their model is not known.", f"{tally.unpriced:,}")

@@ -14,6 +14,7 @@ from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.request import Defaults
 from airflow_provider_claude_batch.retry import Retry
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
+from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -136,6 +137,8 @@ class ClaudeBatchResultsOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if isinstance(table, str) and "{" not in table:
+            Table.parse(table)  # what is wrong for sure is told when the Dag is parsed, before anything is paid
         self.batch = Unrendered.wrap(batch)
         self.warehouse_conn_id = warehouse_conn_id
         self.table = table

@@ -9,6 +9,7 @@ import msgspec
 from airflow_provider_claude_batch.result import Usage
 
 _PICO = Decimal("1e-12")
+_CENT = Decimal("0.01")
 _LIVE_MICRODOLLARS_PER_SEARCH = 10_000
 _DATE_SUFFIX = re.compile(r"-\d{8}$")
 
@@ -65,6 +66,12 @@ class PriceList:
         live = price.picodollars(usage)
         searches = usage.web_search_requests * _LIVE_MICRODOLLARS_PER_SEARCH * 10**6
         return Cost((live // 2 + searches) * _PICO, (live + searches) * _PICO)
+
+
+def dollars(amount: float | Decimal) -> str:
+    """Write an amount for people: cents, or two digits that mean something below a cent."""
+    exact = Decimal(amount)
+    return f"${exact:,.2f}" if not exact or abs(exact) >= _CENT else f"${Decimal(f'{exact:.2g}'):f}"
 
 
 def _per_token(dollars_per_million: str) -> int:

@@ -20,7 +20,7 @@ from airflow_provider_claude_batch.errors import (
 )
 from airflow_provider_claude_batch.estimate import Survey
 from airflow_provider_claude_batch.note import Note, Notebook, NotedShard
-from airflow_provider_claude_batch.price import PriceList
+from airflow_provider_claude_batch.price import PriceList, dollars
 from airflow_provider_claude_batch.receipt import Estimate, Receipt
 from airflow_provider_claude_batch.request import Defaults
 from airflow_provider_claude_batch.shard import Shard, cut
@@ -149,12 +149,12 @@ def _guard_cost(order: Order, estimate: Estimate) -> None:
     if order.max_cost_usd is None:
         return
     if estimate.usd is None:
-        raise GuardExceeded("max_cost_usd", f"${order.max_cost_usd:,.2f}", "a model whose price is not known")
+        raise GuardExceeded("max_cost_usd", dollars(order.max_cost_usd), "a model whose price is not known")
     if estimate.usd > order.max_cost_usd:
         raise GuardExceeded(
             "max_cost_usd",
-            f"${order.max_cost_usd:,.2f}",
-            f"an estimate of about ${estimate.usd:,.2f} ({estimate.basis})",
+            dollars(order.max_cost_usd),
+            f"an estimate of about {dollars(estimate.usd)} ({estimate.basis})",
         )
 
 
@@ -167,7 +167,9 @@ def _announce(shards: list[Shard], survey: Survey, estimate: Estimate) -> None:
         ", ".join(survey.models),
     )
     cost = (
-        "an unknown amount, for a model's price is not known" if estimate.usd is None else f"about ${estimate.usd:,.4f}"
+        "an unknown amount, for a model's price is not known"
+        if estimate.usd is None
+        else f"about {dollars(estimate.usd)}"
     )
     log.info(
         "It may cost %s: about %s input tokens, at most %s output tokens (%s).",

@@ -76,7 +76,7 @@ def final_errors(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate
         except ClaudeBatchError as error:
             if error.retryable:
                 raise
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from None
 
     return run
 

@@ -1,8 +1,10 @@
 """Fixtures: a real Airflow in this process, the emulator on the other side of the wire, real warehouses."""
 
+import atexit
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOME = Path(tempfile.mkdtemp(prefix="claude_batch_airflow_"))
 (_HOME / "dags").mkdir()
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ.update(
     {
         "AIRFLOW_HOME": str(_HOME),

@@ -9,6 +9,7 @@ from airflow.sdk import dag, task
 from runs import rendered, states, xcom
 
 from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor
+from airflow_provider_claude_batch.errors import Misconfigured
 
 DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 512}
 TEMPLATE = "{{ 7 * 6 }} {% raw %} {{ var.value.secret }}"
@@ -190,7 +191,10 @@ MISTAKES = {
     "defaults= takes a dict of params": {"requests": some_requests(), "defaults": "{{ dag.dag_id }}"},
     "betas in defaults takes a name": {"requests": some_requests(), "defaults": {**DEFAULTS, "betas": 5}},
     "a request is a dict with custom_id and params, not NoneType": {"requests": [None, *some_requests()]},
-    "The API cannot be reached": {"requests": some_requests(), "conn_id": "unreachable"},
+    "The API at http://127.0.0.1:9 (connection 'unreachable') cannot be reached": {
+        "requests": some_requests(),
+        "conn_id": "unreachable",
+    },
 }
 
 
@@ -257,9 +261,9 @@ def test_a_batch_of_somebody_else_keeps_its_ids(emulator: Any, run_dag: Any, war
 
 LOAD_MISTAKES = {
     "There is no connection 'nowhere'": {"warehouse_conn_id": "nowhere"},
-    "'1; DROP TABLE x' is not a table name": {"table": "1; DROP TABLE x"},
+    "'1; DROP TABLE one_load' is not a table name": {"table": "1; DROP TABLE {{ dag.dag_id }}"},
     "A DuckDB database in memory is gone with the task": {"warehouse_conn_id": "in_memory"},
-    "DuckDB could not use connection 'no_folder'": {"warehouse_conn_id": "no_folder"},
+    "/no/folder of connection 'no_folder' does not exist here": {"warehouse_conn_id": "no_folder"},
     "There is no writer for connections of type 'http'": {"warehouse_conn_id": "http"},
     "is not the id of a Message Batch": {"batch": "batch-7"},
     "The API does not know batch msgbatch_gone": {"batch": "msgbatch_gone"},
@@ -426,3 +430,8 @@ def test_a_bare_id_is_read_back_though_its_first_line_is_garbage(
     run_dag(load_dag(batch_id))
     found = warehouse.query("SELECT custom_id FROM answers WHERE custom_id IS NOT NULL ORDER BY 1")
     assert found == [("r-0",), ("r-1",), ("r-2",)]
+
+
+def test_a_table_that_is_no_name_is_told_when_the_dag_is_parsed() -> None:
+    with pytest.raises(Misconfigured, match="'my table' is not a table name"):
+        load_dag("msgbatch_1", table="my table")

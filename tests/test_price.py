@@ -3,7 +3,7 @@ from decimal import Decimal
 
 import pytest
 
-from airflow_provider_claude_batch.price import PRICES, Price, PriceList
+from airflow_provider_claude_batch.price import PRICES, Price, PriceList, dollars
 from airflow_provider_claude_batch.result import CacheCreation, ServerToolUse, Usage
 
 TODAY = date(2026, 11, 21)
@@ -53,8 +53,8 @@ def test_every_batch_price_is_the_published_one(model, input_, output, minutes_5
         hour_1: written(hour_1=MILLION),
         read: Usage(cache_read_input_tokens=MILLION),
     }
-    for dollars, usage in usages.items():
-        assert cost(model, usage) == (Decimal(dollars), 2 * Decimal(dollars))
+    for expected, usage in usages.items():
+        assert cost(model, usage) == (Decimal(expected), 2 * Decimal(expected))
 
 
 # Haiku 5.5 is priced by the length of each prompt: dollars for 100,000 tokens up to it, and for 200,000 beyond
@@ -205,3 +205,11 @@ def test_writes_without_a_lifetime_are_those_of_five_minutes():
 
 def test_one_token_is_priced_exactly():
     assert cost("claude-haiku-5-5", Usage(cache_read_input_tokens=1))[0] == Decimal("0.000000005")
+
+
+@pytest.mark.parametrize(
+    ("amount", "written"),
+    [(0, "$0.00"), (0.01, "$0.01"), (1234.5, "$1,234.50"), (0.000245, "$0.00024"), (Decimal("0.0047"), "$0.0047")],
+)
+def test_small_amounts_keep_two_digits_that_mean_something(amount, written):
+    assert dollars(amount) == written

@@ -103,7 +103,7 @@ def test_what_a_batch_would_refuse_is_refused_before_anything_is_sent(item, offe
 
 def test_params_nested_too_deeply_are_an_offence_and_not_a_crash():
     deep = []
-    for _ in range(800):
+    for _ in range(100_000):
         deep = [deep]
     assert "nesting" in offence_of(raw(metadata=deep))
 

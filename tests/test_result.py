@@ -92,7 +92,7 @@ def test_a_broken_byte_does_not_lose_the_answer(kind):
         b'{"custom_id":"a","result":{"type":"canceled"}',
         b'{"custom_id":"a","result":{"type":"canceled"}}{}',
         b"[" * 5_000,
-        b'{"custom_id":"a","x":' + b"[" * 5_000 + b"]" * 5_000 + b',"result":{"type":"canceled"}}',
+        b'{"custom_id":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b',"result":{"type":"canceled"}}',
         with_usage(input_tokens=-1),
         with_usage(output_tokens=2**70),
         with_usage(cache_read_input_tokens=10**12),

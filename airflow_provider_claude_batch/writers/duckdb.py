@@ -14,7 +14,7 @@ import pyarrow as pa
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import COLUMNS, Kind, Row
 from airflow_provider_claude_batch.writers import Retryable
-from airflow_provider_claude_batch.writers.table import Table, quote
+from airflow_provider_claude_batch.writers.table import Table, quote, refuse_missing_folder
 
 _CHUNK_ROWS = 10_000
 _CHUNK_CHARS = 16_000_000
@@ -50,10 +50,13 @@ class DuckDBWriter:
     def __init__(self, hook: Any, table: Table) -> None:
         self._hook = hook
         self._table = table
-        if hook.get_database().startswith(":memory:"):
+        database = hook.get_database()
+        if database.startswith(":memory:"):
             raise Misconfigured(
                 "A DuckDB database in memory is gone with the task: put the path of a file into the connection's host."
             )
+        if not database.startswith("md:"):
+            refuse_missing_folder(database, hook.get_conn_id())
 
     def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
         """Replace the rows of the batches; a crash leaves the old rows or the new."""

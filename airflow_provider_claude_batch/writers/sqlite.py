@@ -12,7 +12,7 @@ from typing import Any
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import COLUMNS, Kind, Row
 from airflow_provider_claude_batch.writers import Retryable
-from airflow_provider_claude_batch.writers.table import Table, quote
+from airflow_provider_claude_batch.writers.table import Table, quote, refuse_missing_folder
 
 _PATIENCE = 600.0
 _TYPES: dict[Kind, str] = {
@@ -36,6 +36,8 @@ class SQLiteWriter:
         self._table = table
         if len(table.parts) > 1:
             raise Misconfigured(f"SQLite has no schemas: name the table {table.name}, not {table}.")
+        if (path := hook.get_uri().removeprefix("sqlite:///").partition("?")[0]).startswith("/"):
+            refuse_missing_folder(path, hook.get_conn_id())
 
     def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
         """Replace the rows of the batches; a crash leaves the old rows or the new."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from airflow_provider_claude_batch.errors import Misconfigured
@@ -81,6 +82,15 @@ class Table(NamedTuple):
         ranked = f"ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY {order}) AS nth"
         return (
             f"SELECT {names} FROM (SELECT *, {ranked} FROM {self} WHERE custom_id IS NOT NULL) AS ranked WHERE nth = 1"
+        )
+
+
+def refuse_missing_folder(database: str, conn_id: str) -> None:
+    """A file is created where it is missing, its folder is not: that would hide a path that is mistyped."""
+    folder = Path(database).parent
+    if not folder.is_dir():
+        raise Misconfigured(
+            f"The folder {folder} of connection {conn_id!r} does not exist here: create it, or correct the host."
         )
 
 
