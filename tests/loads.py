@@ -1,6 +1,7 @@
 """A row to write, and a load in a process of its own: what a test may kill, measure or race."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -61,6 +62,7 @@ class Peak:
 def load(tell: Connection, env: dict[str, str], what: str, batch_id: str) -> None:
     """Load into the table t of the connection `warehouse`, in a process that was just forked."""
     os.environ.update(env)
+    tempfile.tempdir = None  # what was forked may remember another TMPDIR
     from airflow_provider_claude_batch.connection import open_warehouse
 
     writer = open_warehouse("warehouse", "t")
