@@ -60,10 +60,11 @@ def test_a_restart_loses_nothing(signal_number):
 
 
 def test_a_kill_right_after_an_answer_keeps_the_call_in_the_journal():
-    with Emulator() as emulator:
-        batch = create(emulator)
+    body = {"requests": [{"custom_id": "a", "params": PARAMS}]}
+    with Emulator() as emulator, httpx2.Client(base_url=emulator.base_url, headers=HEADERS) as http:
+        answer = http.post(BATCHES, json=body)
         emulator.restart(signal.SIGKILL)
-        assert [call["batch_id"] for call in emulator.journal()] == [batch.id]
+        assert [call["batch_id"] for call in emulator.journal()] == [answer.json()["id"]]
 
 
 def test_a_state_that_another_emulator_holds_is_refused():
