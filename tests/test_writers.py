@@ -222,7 +222,7 @@ def test_a_table_that_is_not_there_yet_has_no_answers(warehouse):
 def test_reading_back_holds_nothing_open(warehouse):
     writer = load(row(custom_id="a", retryable=True, request_hash="h"), row(custom_id="b", retryable=True))
     for found in (writer.retryable(["msgbatch_1"]), writer.answered()):
-        next(found)
+        assert next(found)[0] == "a"
         execute(warehouse, "UPDATE t SET text = 'written meanwhile'")
 
 
