@@ -67,6 +67,14 @@ def test_a_kill_right_after_an_answer_keeps_the_call_in_the_journal():
         assert [call["batch_id"] for call in emulator.journal()] == [answer.json()["id"]]
 
 
+def test_a_state_of_another_version_is_refused(tmp_path):
+    state = tmp_path / "state.sqlite"
+    with closing(sqlite3.connect(state)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(RuntimeError, match="state of another version of the emulator"):
+        Emulator(state=state).start()
+
+
 def test_a_state_that_another_emulator_holds_is_refused():
     with Emulator() as emulator:
         with pytest.raises(RuntimeError, match="another emulator"):

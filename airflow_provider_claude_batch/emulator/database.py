@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS journal (
 DELETE FROM requests WHERE batch IN (SELECT number FROM batches WHERE position IS NULL OR deleted);
 DELETE FROM batches WHERE position IS NULL;
 """
+VERSION = 1
 TABLES = ("batches", "requests", "faults", "journal")
 
 
@@ -44,9 +45,15 @@ class Database:
         try:
             self.reader()
             self._hold = _lock(path)
-            self.reader().executescript(SCHEMA)
+            self._refuse_other_versions(path)
+            self.reader().executescript(f"{SCHEMA} PRAGMA user_version = {VERSION};")
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path} cannot hold the state: {error}") from None
+
+    def _refuse_other_versions(self, path: Path) -> None:
+        version = self.reader().execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, VERSION):
+            raise ValueError(f"{path} is the state of another version of the emulator: choose another --state")
 
     def reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
