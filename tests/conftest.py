@@ -7,17 +7,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import runs
+from emulator import CONNECTION, HEADERS, Emulator
+from warehouse import Warehouse, connect_warehouse
 
 if TYPE_CHECKING:
     import httpx2
     from anthropic import Anthropic
-    from emulator import Emulator
 
     from airflow_provider_claude_batch.client import Client
 
@@ -36,8 +36,6 @@ os.environ.update(
     }
 )
 
-EMULATED = {"conn_type": "anthropic", "password": "emulator-key"}
-
 
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
@@ -51,30 +49,28 @@ def airflow_db() -> None:
 
 
 @pytest.fixture(scope="module")
-def process(request: pytest.FixtureRequest) -> "Iterator[Emulator]":
+def process(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     """One emulator for a file of tests, started with the options that the file names in EMULATOR."""
-    from emulator import Emulator
-
     with Emulator(*getattr(request.module, "EMULATOR", ())) as emulator:
         yield emulator
 
 
 @pytest.fixture
-def emulator(process: "Emulator", monkeypatch: pytest.MonkeyPatch) -> "Emulator":
+def emulator(process: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """The API on the other side of the wire, as new, behind the connection anthropic_default."""
     process.reset()
-    monkeypatch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", json.dumps({**EMULATED, "host": process.base_url}))
+    monkeypatch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", json.dumps({**CONNECTION, "host": process.base_url}))
     return process
 
 
 @pytest.fixture
-def stopped_clock(emulator: "Emulator") -> None:
+def stopped_clock(emulator: Emulator) -> None:
     """Stop the emulator's clock: time passes when the test says so."""
     emulator.clock(freeze=True)
 
 
 @pytest.fixture
-def sdk(emulator: "Emulator") -> "Iterator[Anthropic]":
+def sdk(emulator: Emulator) -> "Iterator[Anthropic]":
     """The SDK, without its own retries."""
     from anthropic import Anthropic
 
@@ -83,74 +79,32 @@ def sdk(emulator: "Emulator") -> "Iterator[Anthropic]":
 
 
 @pytest.fixture
-def http(emulator: "Emulator") -> "Iterator[httpx2.Client]":
+def http(emulator: Emulator) -> "Iterator[httpx2.Client]":
     """HTTP as it is, with the key of `sdk`."""
     import httpx2
-    from emulator import HEADERS
 
     with httpx2.Client(base_url=emulator.base_url, headers=HEADERS, timeout=30) as http:
         yield http
 
 
 @pytest.fixture
-def client(emulator: "Emulator") -> "Iterator[Client]":
+def client(emulator: Emulator) -> "Iterator[Client]":
     """Our client, with a real SDK inside, on a real socket."""
     from anthropic import Anthropic
 
     from airflow_provider_claude_batch.client import Client
 
-    with Client(Anthropic(api_key=EMULATED["password"], base_url=emulator.base_url), "anthropic_default") as client:
+    with Client(Anthropic(api_key=CONNECTION["password"], base_url=emulator.base_url), "anthropic_default") as client:
         yield client
 
 
 @pytest.fixture(params=["duckdb", "sqlite"])
-def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Warehouse":
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
     """An embedded warehouse behind the connection `warehouse`; tests run once for each kind."""
     return connect_warehouse(request.param, tmp_path, monkeypatch)
-
-
-def connect_warehouse(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> "Warehouse":
-    """Make the connection `warehouse`; nothing but its type and its file differs from kind to kind."""
-    path = folder / f"warehouse.{kind}"
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": kind, "host": str(path)}))
-    return Warehouse(kind, path)
-
-
-class Warehouse:
-    """A file to look into with the warehouse's own client, not with ours."""
-
-    def __init__(self, kind: str, path: Path) -> None:
-        self.kind, self.path = kind, path
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Read rows."""
-        module = import_module("duckdb" if self.kind == "duckdb" else "sqlite3")
-        with closing(module.connect(str(self.path))) as con:
-            return con.execute(sql).fetchall()
 
 
 @pytest.fixture
 def run_dag(airflow_db: None) -> Callable[..., Any]:
     """Run a Dag in this process, on real Airflow, triggers included."""
-    return _run_dag
-
-
-def _run_dag(dag: Any, **kwargs: Any) -> Any:
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.collection import update_dag_parsing_results_in_db
-    from airflow.serialization.serialized_objects import LazyDeserializedDAG
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        DagBundlesManager().sync_bundles_to_db(session=session)
-        session.commit()
-        update_dag_parsing_results_in_db(
-            bundle_name="dags-folder",
-            bundle_version=None,
-            dags=[LazyDeserializedDAG.from_dag(dag)],
-            import_errors={},
-            parse_duration=0.1,
-            warnings=set(),
-            session=session,
-        )
-    return dag.test(**kwargs)
+    return runs.run_dag

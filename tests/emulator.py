@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 START_SECONDS = 30
+CONNECTION = {"conn_type": "anthropic", "password": "emulator-key"}
 HEADERS = {"x-api-key": "test-key", "anthropic-version": "2026-10-21"}
 
 

@@ -30,3 +30,25 @@ def rendered(run: Any, task_id: str) -> list[dict[str, Any]]:
     place = (Fields.dag_id == run.dag_id, Fields.run_id == run.run_id, Fields.task_id == task_id)
     with create_session() as session:
         return list(session.scalars(select(Fields.rendered_fields).where(*place)))
+
+
+def run_dag(dag: Any, **kwargs: Any) -> Any:
+    """Run a Dag in this process, on real Airflow, triggers included."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+    from airflow.serialization.serialized_objects import LazyDeserializedDAG
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        DagBundlesManager().sync_bundles_to_db(session=session)
+        session.commit()
+        update_dag_parsing_results_in_db(
+            bundle_name="dags-folder",
+            bundle_version=None,
+            dags=[LazyDeserializedDAG.from_dag(dag)],
+            import_errors={},
+            parse_duration=0.1,
+            warnings=set(),
+            session=session,
+        )
+    return dag.test(**kwargs)

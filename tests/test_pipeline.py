@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from runs import states, xcom
+from warehouse import connect_warehouse
 
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 
@@ -38,8 +39,6 @@ def test_a_perfect_night_skips_the_second_round(
 def test_a_bad_night_sends_again_only_what_failed(
     ticket_labels: Any, emulator: Any, run_dag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from conftest import connect_warehouse
-
     warehouse = connect_warehouse("duckdb", tmp_path, monkeypatch)
     emulator.fault("row", outcome="overloaded_error", match="ticket-000[0-4]", times=5)
     emulator.fault("row", outcome="invalid_request_error", match="ticket-0005", times=-1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import dag
-from conftest import EMULATED
+from emulator import CONNECTION
 from runs import states, xcom
 from test_operators import DEFAULTS, some_requests, submit_dag
 
@@ -180,7 +180,7 @@ def test_a_mode_of_its_own_is_refused() -> None:
 
 
 def test_the_connection_that_was_given_is_passed_on(emulator: Any, run_dag: Any, monkeypatch: Any) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({**EMULATED, "host": emulator.base_url}))
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({**CONNECTION, "host": emulator.base_url}))
     batch_id = xcom(run_dag(submit_dag(requests=some_requests(), conn_id="other")), "submit")["batches"][0]["id"]
     emulator.advance(3600)
     assert xcom(run_dag(wait_dag(batch_id, conn_id="other")), "wait")["conn_id"] == "other"

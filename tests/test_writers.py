@@ -12,6 +12,7 @@ from importlib import import_module
 
 import pytest
 from loads import row, start
+from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured
@@ -398,8 +399,6 @@ def test_a_hundred_thousand_rows_do_not_take_the_memory_of_a_hundred_thousand_ro
 
 @pytest.fixture
 def duckdb_file(tmp_path, monkeypatch):
-    from conftest import connect_warehouse
-
     return connect_warehouse("duckdb", tmp_path, monkeypatch)
 
 
@@ -468,8 +467,6 @@ def test_the_users_own_memory_limit_is_left_alone(duckdb_file, monkeypatch):
 
 @pytest.fixture
 def sqlite_file(tmp_path, monkeypatch):
-    from conftest import connect_warehouse
-
     return connect_warehouse("sqlite", tmp_path, monkeypatch)
 
 

@@ -16,15 +16,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import conftest
 
 os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"  # read when Airflow is imported, below
 
 import pytest
 from airflow.sdk import BaseOperator, dag, task
 from airflow.utils.db import initdb
-from emulator import Emulator
-from runs import rendered
+from emulator import CONNECTION, Emulator
+from runs import rendered, run_dag
 
 from airflow_provider_claude_batch import ClaudeBatchOperator
 from airflow_provider_claude_batch.task import Unrendered
@@ -97,11 +96,11 @@ def time_methods(patch: pytest.MonkeyPatch) -> None:
 def main(requests: int = 10_000, rounds: int = 5) -> None:
     sizes: dict[str, int] = {}
     with Emulator() as emulator, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", json.dumps({**conftest.EMULATED, "host": emulator.base_url}))
+        patch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", json.dumps({**CONNECTION, "host": emulator.base_url}))
         initdb()
         time_methods(patch)
         for _ in range(rounds):
-            run = conftest._run_dag(many(requests))
+            run = run_dag(many(requests))
             assert run.state == "success"
             sizes = {name: len(json.dumps(rendered(run, name))) for name in ("ordinary", "ours")}
             for ti in run.get_task_instances():
