@@ -1,5 +1,6 @@
 """The lines of a results file, in an order of their own, and what can be done to them."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -44,7 +45,7 @@ def tamper(lines: Iterator[bytes], fault: Fault) -> Iterator[bytes]:
 
 def _foreign(line: bytes) -> bytes:
     row = msgspec.json.decode(line)
-    return msgspec.json.encode({**row, "custom_id": f"foreign-{row['custom_id']}"[:64]}) + b"\n"
+    return msgspec.json.encode({**row, "custom_id": f"foreign-{hashlib.sha256(line).hexdigest()[:16]}"}) + b"\n"
 
 
 EXTRA_LINES: dict[str, Callable[[bytes], bytes]] = {
