@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.operators import ClaudeBatchOperator, ClaudeBatchResultsOperator
+    from airflow_provider_claude_batch.query import SqlRequests
     from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
     from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger
 
@@ -15,6 +16,7 @@ __all__ = [
     "ClaudeBatchResultsOperator",
     "ClaudeBatchSensor",
     "ClaudeBatchTrigger",
+    "SqlRequests",
     "__version__",
 ]
 
@@ -23,6 +25,7 @@ _HOMES = {
     "ClaudeBatchResultsOperator": "operators",
     "ClaudeBatchSensor": "sensor",
     "ClaudeBatchTrigger": "trigger",
+    "SqlRequests": "query",
 }
 
 

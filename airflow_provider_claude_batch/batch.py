@@ -38,9 +38,23 @@ class Batch(msgspec.Struct, frozen=True):
         return self.processing_status == "ended"
 
 
+class Page(msgspec.Struct, frozen=True):
+    """One page of the list of batches, newest first."""
+
+    data: list[Batch]
+    has_more: bool = False
+    last_id: str | None = None
+
+
 _decoder = msgspec.json.Decoder(Batch)
+_pages = msgspec.json.Decoder(Page)
 
 
 def decode(data: bytes) -> Batch:
     """Read the API's JSON of one batch."""
     return _decoder.decode(data)
+
+
+def decode_page(data: bytes) -> Page:
+    """Read the API's JSON of one page of the list."""
+    return _pages.decode(data)

@@ -1,9 +1,12 @@
 """The Message Batches API over HTTP: the only place that touches the SDK."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from typing import Any, Self
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, Self, TypeVar
 
 import anthropic
 import httpx2
@@ -19,11 +22,16 @@ from airflow_provider_claude_batch.errors import (
     ClaudeBatchError,
     FateUnknown,
     Misconfigured,
+    QueueFull,
 )
+from airflow_provider_claude_batch.result import Message
+
+T = TypeVar("T")
 
 _BATCHES = "/v1/messages/batches"
-_CREATE_TIMEOUT = httpx2.Timeout(600.0, connect=10.0)
+_CREATE_TIMEOUT = httpx2.Timeout(600.0, connect=10.0, write=60.0)
 _CALL_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+_PAGE = 100
 _ONCE: Any = {"timeout": _CALL_TIMEOUT, "max_retries": 0}
 _SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "ramp_limit_exceeded"}
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
@@ -40,6 +48,11 @@ class _TokenCount(msgspec.Struct):
 
 
 _token_counts = msgspec.json.Decoder(_TokenCount)
+_messages = msgspec.json.Decoder(Message)
+
+
+class _UploadStopped(Exception):
+    """The upload ran into its deadline, so the API cannot have taken the batch."""
 
 
 class Client:
@@ -48,6 +61,7 @@ class Client:
     def __init__(self, sdk: anthropic.Anthropic, conn_id: str) -> None:
         self._sdk = sdk
         self._conn_id = conn_id
+        self._ahead: timedelta | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -55,41 +69,47 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._sdk.close()
 
-    def create(self, body: Iterable[bytes], length: int, betas: Iterable[str] = ()) -> Batch:
-        """Submit a batch once; an answer that never came is FateUnknown, never another try."""
+    def now(self) -> datetime:
+        """Tell the time by the API's own clock."""
+        if self._ahead is None:
+            next(self.recent(), None)
+        return datetime.now(UTC) + (self._ahead or timedelta())
+
+    def create(self, body: Iterable[bytes], length: int, betas: Iterable[str] = (), *, seconds: float) -> Batch:
+        """Submit a batch once; an answer that never came is FateUnknown, never another try.
+
+        The upload itself stops after so many seconds: later, nothing of it can arrive any more.
+        """
         headers = {"content-type": "application/json", "content-length": str(length), **_beta_header(betas)}
-        with _translated(self._conn_id, create=True):
-            response = self._sdk.post(
-                _BATCHES,
-                cast_to=httpx2.Response,
-                content=body,
-                options={"headers": headers, "max_retries": 0, "timeout": _CREATE_TIMEOUT},
-            )
-            return batches.decode(response.content)
+        options = {"headers": headers, "max_retries": 0, "timeout": _CREATE_TIMEOUT}
+        content = _stopping(body, time.monotonic() + seconds)
+        return self._call(batches.decode, "post", _BATCHES, options, create=True, content=content)
 
     def retrieve(self, batch_id: str) -> Batch:
         """Ask how one batch stands, with the SDK's retries."""
-        with _translated(self._conn_id, batch_id):
-            response = self._sdk.get(
-                f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
-            )
-            return batches.decode(response.content)
+        return self._call(batches.decode, "get", f"{_BATCHES}/{batch_id}", {"timeout": _CALL_TIMEOUT}, batch_id)
 
     def look(self, batch_id: str) -> Batch:
         """Ask once: who waits anyway asks again by itself."""
-        with _translated(self._conn_id, batch_id):
-            response = self._sdk.get(f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options=_ONCE)
-            return batches.decode(response.content)
+        return self._call(batches.decode, "get", f"{_BATCHES}/{batch_id}", _ONCE, batch_id)
+
+    def recent(self) -> Iterator[Batch]:
+        """List the workspace's batches, newest first, as far as they are asked for."""
+        after: dict[str, str] = {}
+        while True:
+            options = {"timeout": _CALL_TIMEOUT, "params": {"limit": _PAGE, **after}}
+            page = self._call(batches.decode_page, "get", _BATCHES, options)
+            yield from page.data
+            if not page.has_more or page.last_id is None:
+                return
+            after = {"after_id": page.last_id}
 
     def cancel(self, batch_id: str) -> Batch:
         """Ask the API to stop a batch; what was finished by then stays, and is paid."""
-        with _translated(self._conn_id, batch_id):
-            response = self._sdk.post(
-                f"{_BATCHES}/{batch_id}/cancel", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
-            )
-            return batches.decode(response.content)
+        path = f"{_BATCHES}/{batch_id}/cancel"
+        return self._call(batches.decode, "post", path, {"timeout": _CALL_TIMEOUT}, batch_id)
 
-    def results(self, batch_id: str) -> Iterator[bytes]:
+    def results(self, batch_id: str) -> Generator[bytes, None, None]:
         """Stream the lines of a batch's results, in the order in which the API sends them."""
         with _translated(self._conn_id, batch_id):
             response: Any = self._sdk.get(
@@ -105,14 +125,41 @@ class Client:
     def count_tokens(self, params: Mapping[str, Any], betas: Iterable[str] = ()) -> int:
         """Count the input tokens of one request, free of charge; the API checks its model and shape on the way."""
         countable = MessageCountTokensParams.__annotations__.keys() & params.keys()
-        with _translated(self._conn_id):
-            response = self._sdk.post(
-                "/v1/messages/count_tokens",
-                cast_to=httpx2.Response,
-                body={key: params[key] for key in countable},
-                options={"headers": _beta_header(betas), "timeout": _CALL_TIMEOUT},
-            )
-            return _token_counts.decode(response.content).input_tokens
+        options = {"headers": _beta_header(betas), "timeout": _CALL_TIMEOUT}
+        body = {key: params[key] for key in countable}
+        return self._call(_token_counts.decode, "post", "/v1/messages/count_tokens", options, body=body).input_tokens
+
+    def message(self, params: Mapping[str, Any], betas: Iterable[str] = ()) -> Message:
+        """Have one request answered live, once, at the full price."""
+        options = {"headers": _beta_header(betas), "max_retries": 0, "timeout": _CREATE_TIMEOUT}
+        return self._call(_messages.decode, "post", "/v1/messages", options, body=dict(params))
+
+    def _call(
+        self,
+        decode: Callable[[bytes], T],
+        method: Literal["get", "post"],
+        path: str,
+        options: Any,
+        batch_id: str | None = None,
+        *,
+        create: bool = False,
+        **content: Any,
+    ) -> T:
+        with _translated(self._conn_id, batch_id, create=create):
+            try:
+                response = getattr(self._sdk, method)(path, cast_to=httpx2.Response, options=options, **content)
+            except anthropic.APIStatusError as error:
+                self._read_clock(error.response)
+                raise
+            self._read_clock(response)
+            return decode(response.content)
+
+    def _read_clock(self, response: httpx2.Response) -> None:
+        """Compare clocks; the header tells whole seconds only, so of two readings a second apart the later is truer."""
+        with suppress(KeyError, ValueError):
+            ahead = parsedate_to_datetime(response.headers["date"]) - datetime.now(UTC)
+            is_about_the_same = self._ahead is not None and abs(ahead - self._ahead) < timedelta(seconds=1)
+            self._ahead = max(ahead, self._ahead) if self._ahead is not None and is_about_the_same else ahead
 
 
 class AsyncClient:
@@ -146,6 +193,13 @@ class AsyncClient:
 def _beta_header(betas: Iterable[str]) -> dict[str, str]:
     names = ",".join(betas)
     return {"anthropic-beta": names} if names else {}
+
+
+def _stopping(body: Iterable[bytes], deadline: float) -> Iterator[bytes]:
+    for chunk in body:
+        if time.monotonic() > deadline:
+            raise _UploadStopped
+        yield chunk
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -186,6 +240,8 @@ def _translated(conn_id: str, batch_id: str | None = None, *, create: bool = Fal
 
 def _connection_error(error: Exception, conn_id: str, *, create: bool) -> ClaudeBatchError:
     cause = error.__cause__ or error
+    if isinstance(cause, _UploadStopped):
+        return ApiUnavailable("The upload was too slow, and was stopped before the API could take the batch.")
     reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
     if create and not isinstance(cause, _NEVER_SENT):
         return FateUnknown(f"The batch was sent, and the answer never came ({reason}).")
@@ -202,7 +258,9 @@ def _status_error(
         return FateUnknown(f"The batch was sent, and the API answered {status}: {said}.")
     if status == 404 and batch_id:
         return BatchGone(f"The API does not know batch {batch_id}, or has no results of it: {said}.")
-    if not _is_about_money(error) and (status >= 500 or status in _DOUBTFUL or status == 429):
+    if status == 429 and not _is_about_money(error):
+        return QueueFull(f"The API answered 429: {said}.", retry_after=_retry_after(error))
+    if not _is_about_money(error) and (status >= 500 or status in _DOUBTFUL):
         return ApiUnavailable(f"The API answered {status}: {said}.", retry_after=_retry_after(error))
     return ApiRefused(_refusal(error, conn_id))
 

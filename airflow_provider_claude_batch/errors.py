@@ -4,13 +4,17 @@ ClaudeBatchError
 ├── Misconfigured         a connection, a table or an argument cannot work as given
 ├── InvalidRequests       requests that the API would refuse, found before anything was sent
 ├── GuardExceeded         max_requests or max_cost_usd said stop
+├── PreflightFailed       an answer to a request that was tried live is not usable
 ├── ApiRefused            the API said no, and would say no again
 │   └── BatchGone         a batch, or its results, that the API says it does not have
 ├── ApiUnavailable        the API did not answer, or asked to come back later
+│   ├── QueueFull         the API takes no more requests for now
 │   └── FateUnknown       a create was sent and its answer never came
+├── TakenOver             another try of the same task goes on
 ├── WaitTimeout           a batch did not end before the deadline
 ├── TooManyErrors         everything is written, and more failed than max_error_rate allows
 ├── IncompleteResults     everything is written, and requests are missing from the results
+├── SourceUnavailable     the database or the storage that holds the requests cannot be reached, or is busy
 └── WarehouseUnavailable  the warehouse cannot be reached, or is busy
 
 `retryable` says whether another try of the same task can go better.
@@ -45,6 +49,16 @@ class GuardExceeded(ClaudeBatchError):
         super().__init__(f"Nothing was sent: {guard} allows {limit}, and this submission has {actual}.")
 
 
+class PreflightFailed(ClaudeBatchError):
+    """Requests that were tried live got no usable answer, so none was submitted."""
+
+    def __init__(self, failures: Sequence[str]) -> None:
+        super().__init__(
+            f"Nothing was submitted: tried live, {len(failures)} of the first requests got no usable answer: "
+            f"{'; '.join(failures)}."
+        )
+
+
 class ApiRefused(ClaudeBatchError):
     """The API said no, and would say no again."""
 
@@ -65,10 +79,21 @@ class ApiUnavailable(ClaudeBatchError):
         super().__init__(message)
 
 
+class QueueFull(ApiUnavailable):
+    """The API takes no more requests for now: the queue of batches is full, or calls came too fast."""
+
+
 class FateUnknown(ApiUnavailable):
     """A create was sent and its answer never came: a paid batch may be running."""
 
     retryable = False
+
+
+class TakenOver(ClaudeBatchError):
+    """Another try of the same task goes on, and this one stops before it sends anything more."""
+
+    def __init__(self) -> None:
+        super().__init__("Another try of this task has taken over: this one sends nothing more.")
 
 
 class WaitTimeout(ClaudeBatchError):
@@ -83,6 +108,12 @@ class TooManyErrors(ClaudeBatchError):
 
 class IncompleteResults(ClaudeBatchError):
     """Everything is written, and the results do not speak of every request."""
+
+
+class SourceUnavailable(ClaudeBatchError):
+    """The database or the storage that holds the requests cannot be reached, or is busy."""
+
+    retryable = True
 
 
 class WarehouseUnavailable(ClaudeBatchError):

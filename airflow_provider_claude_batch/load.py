@@ -39,9 +39,10 @@ class Loader:
         batches = {part.id: self._ended(part) for receipt in receipts for part in receipt.batches}
         receipts = [receipt.seen(batches) for receipt in receipts]
         tallies = [Tally() for _ in receipts]
-        if batches:
+        replaced = [*batches, *(receipt.submission for receipt in receipts if receipt.invalid)]
+        if replaced:
             pairs = zip(receipts, tallies, strict=True)
-            writer.replace(list(batches), (row for receipt, tally in pairs for row in self._rows(receipt, tally)))
+            writer.replace(replaced, (row for receipt, tally in pairs for row in self._rows(receipt, tally)))
         return [(tally.fill(receipt), tally) for receipt, tally in zip(receipts, tallies, strict=True)]
 
     def _ended(self, part: Part) -> Batch:
@@ -62,6 +63,16 @@ class Loader:
             before = tally.requests
             yield from tally.observe(self._batch_rows(receipt, part))
             tally.miss(part.total - (tally.requests - before))
+        yield from tally.observe(self._skipped_rows(receipt))
+
+    def _skipped_rows(self, receipt: Receipt) -> Iterator[Row]:
+        """Give a row to each request that was never sent: their batch is the submission itself."""
+        for why, names in (receipt.invalid or {}).items():
+            for name in names:
+                row = self._blank(receipt, Part(receipt.submission))
+                row.custom_id, row.status = name, "errored"
+                row.error_type, row.error_message = "invalid_request_error", why
+                yield row
 
     def _batch_rows(self, receipt: Receipt, part: Part) -> Iterator[Row]:
         """Give each request one row: a second line of the same request, or one of nobody's, is counted and left out."""
@@ -110,8 +121,11 @@ class Loader:
                 return
 
     def _origin(self, receipt: Receipt, part: Part, first_line: bytes) -> Origin:
-        created_at = part.created_at or self._loaded_at
-        blank = Row(
+        mark = part.mark or rows.mark_of_line(first_line)
+        return Origin(self._blank(receipt, part), mark, part.created_at or self._loaded_at)
+
+    def _blank(self, receipt: Receipt, part: Part) -> Row:
+        return Row(
             dag_id=receipt.dag_id,
             run_id=receipt.run_id,
             submit_task=receipt.submit_task,
@@ -120,11 +134,10 @@ class Loader:
             submission=receipt.submission,
             attempt=receipt.attempt,
             batch_id=part.id,
-            submitted_at=receipt.submitted_at or created_at,
+            submitted_at=receipt.submitted_at or part.created_at or self._loaded_at,
             ended_at=part.ended_at,
             loaded_at=self._loaded_at,
         )
-        return Origin(blank, part.mark or rows.mark_of_line(first_line), created_at)
 
 
 def _without_repetition(receipts: Sequence[Receipt]) -> Iterator[Receipt]:

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
+from uuid import uuid4
 
 import msgspec
 
-from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.errors import Misconfigured, TakenOver
 from airflow_provider_claude_batch.receipt import Part, Receipt, as_json, replace
 
-_KEY = "claude_batch"
-_SHARDS_ON_A_PAGE = 200
+KEY = "claude_batch"
+_CLAIM = f"{KEY}_claim"
+_SHARDS_ON_A_PAGE = 150
 
 
 class Store(Protocol):
@@ -22,13 +24,14 @@ class Store(Protocol):
 
 
 class NotedShard(msgspec.Struct, omit_defaults=True):
-    """One shard: what it holds, when it was sent, and the id that the API gave it."""
+    """One shard: what it holds, when it was sent, until when it could arrive, and the id that the API gave it."""
 
     mark: str
     digest: str
     requests: int
     bytes: int
     sent_at: datetime | None = None
+    give_up_at: datetime | None = None
     id: str | None = None
 
     @property
@@ -36,84 +39,143 @@ class NotedShard(msgspec.Struct, omit_defaults=True):
         """Sent, and nobody knows whether it arrived."""
         return self.sent_at is not None and self.id is None
 
+    def withdraw(self) -> None:
+        """Take note that the API does not have it."""
+        self.sent_at = self.give_up_at = None
 
-class Note(msgspec.Struct, omit_defaults=True):
-    """One submission: written before the first byte is sent, and after every answer."""
+
+class Cover(msgspec.Struct, omit_defaults=True):
+    """What a note says of the whole submission; its shards stand on pages of their own, for a value holds 64 KiB."""
 
     clear_number: int
     submission: Receipt
-    shards: list[NotedShard]
+    begun_at: datetime
     generation: int = 0
+    forgotten: bool = False
+    preflight: int = 0
+    preflight_usd: float = 0.0
+    waits: int = 0
+    pages: int = 0
+    author: str = ""
+
+
+class Note(msgspec.Struct):
+    """One submission: written before the first byte is sent, and after every answer."""
+
+    cover: Cover
+    shards: list[NotedShard]
 
     @property
     def receipt(self) -> Receipt:
         """The submission with the batches that the API has accepted so far."""
         parts = tuple(Part(shard.id, shard.requests, shard.bytes, shard.mark) for shard in self.shards if shard.id)
-        return replace(self.submission, batches=parts)
+        return replace(self.cover.submission, batches=parts, preflight_usd=self.cover.preflight_usd or None)
 
     @property
     def digests(self) -> list[str]:
         return [shard.digest for shard in self.shards]
 
     @property
+    def ids(self) -> list[str]:
+        return [shard.id for shard in self.shards if shard.id]
+
+    @property
+    def in_doubt(self) -> list[NotedShard]:
+        return [shard for shard in self.shards if shard.in_doubt]
+
+    @property
     def is_complete(self) -> bool:
         return all(shard.id for shard in self.shards)
 
+    @property
+    def is_sent(self) -> bool:
+        """Everything was sent, whatever became of it."""
+        return all(shard.sent_at for shard in self.shards)
 
-class _Cover(msgspec.Struct):
-    """What stands under the note's own key; the shards follow under others, for one value holds 64 KiB at most."""
+    @property
+    def was_begun(self) -> bool:
+        """Something was sent, and may be paid."""
+        return any(shard.sent_at for shard in self.shards)
 
-    clear_number: int
-    submission: Receipt
-    pages: int
-    generation: int
+
+class _Memory(dict[str, Any]):
+    """Stands in for the store that Airflow before 3.3 does not have, for as long as one try lives."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
 
 
 class Notebook:
-    """Keep the note of one task instance; without a store (Airflow before 3.3) nothing is remembered."""
+    """Keep the note of one task instance.
 
-    def __init__(self, store: Store | None) -> None:
-        self._store = store
+    A try may be alive when the next one begins: it was cut off, or marked failed. So each claims the note first and
+    writes pages of its own. A try that writes down what it sends, and only then asks whether the claim is still its
+    own, either finds that another has taken over, or the other finds on the page what was sent.
+    """
+
+    def __init__(self, store: Store | None, memo: Mapping[str, Any] | None = None) -> None:
+        self.is_kept = store is not None
+        self._memory = _Memory(memo or {})
+        self._store: Store = self._memory if store is None else store
+        self._me = uuid4().hex[:8]
 
     @classmethod
-    def of(cls, context: Mapping[str, Any]) -> "Notebook":
-        """Find the store of the task that runs."""
-        return cls(context.get("task_state_store"))
+    def of(cls, context: Mapping[str, Any], memo: Mapping[str, Any] | None = None) -> "Notebook":
+        """Find the store of the task that runs; without one, what a trigger carried over is all there is."""
+        return cls(context.get("task_state_store"), memo)
+
+    @property
+    def memo(self) -> dict[str, Any] | None:
+        """What a trigger has to carry, because nothing else keeps it."""
+        return None if self.is_kept else dict(self._memory)
 
     def read(self) -> Note | None:
         """Return what an earlier try wrote down."""
-        value = None if self._store is None else self._store.get(_KEY)
-        if self._store is None or value is None:
+        value = self._store.get(KEY)
+        if value is None:
             return None
-        cover = msgspec.convert(value, _Cover)
-        pages = [self._store.get(_page_key(cover.submission, number)) for number in range(cover.pages)]
+        cover = msgspec.convert(value, Cover)
+        pages = [self._store.get(_page_key(cover.author, number)) for number in range(cover.pages)]
         if None in pages:
             raise Misconfigured(
                 "The note of an earlier try has lost a page, so nothing was sent: what it paid is unknown."
             )
-        shards = [shard for page in pages for shard in msgspec.convert(page, list[NotedShard])]
-        return Note(cover.clear_number, cover.submission, shards, cover.generation)
+        return Note(cover, [shard for page in pages for shard in msgspec.convert(page, list[NotedShard])])
+
+    def take_over(self) -> Note | None:
+        """Go on from what an earlier try wrote down; from here on it sends nothing more, should it be alive."""
+        self._store.set(_CLAIM, self._me)
+        note = self.read()
+        if note is not None:
+            self.write(note)
+        return note
 
     def write(self, note: Note) -> None:
         """Write everything down, the cover last: what a crash leaves half written is not found."""
         pages = -(-len(note.shards) // _SHARDS_ON_A_PAGE)
         for number in range(pages):
             self._write_page(note, number)
-        self._set(_KEY, _Cover(note.clear_number, note.submission, pages, note.generation))
+        note.cover.pages, note.cover.author = pages, self._me
+        self.save(note)
 
-    def update(self, note: Note, index: int) -> None:
+    def save(self, note: Note) -> None:
+        """Write down what changed for the whole submission."""
+        self.check_claim()
+        self._store.set(KEY, as_json(note.cover))
+
+    def update(self, note: Note, shard: NotedShard) -> None:
         """Write down what became of one shard."""
-        self._write_page(note, index // _SHARDS_ON_A_PAGE)
+        self._write_page(note, note.shards.index(shard) // _SHARDS_ON_A_PAGE)
+
+    def check_claim(self) -> None:
+        """Stop where another try has taken over."""
+        if self._store.get(_CLAIM) != self._me:
+            raise TakenOver
 
     def _write_page(self, note: Note, number: int) -> None:
         begin = number * _SHARDS_ON_A_PAGE
-        self._set(_page_key(note.submission, number), note.shards[begin : begin + _SHARDS_ON_A_PAGE])
-
-    def _set(self, key: str, value: Any) -> None:
-        if self._store is not None:
-            self._store.set(key, as_json(value))
+        self._store.set(_page_key(self._me, number), as_json(note.shards[begin : begin + _SHARDS_ON_A_PAGE]))
 
 
-def _page_key(submission: Receipt, number: int) -> str:
-    """Name a page by its attempt too: a retry round belongs to the submission of the first."""
-    return f"{_KEY}_{submission.submission}_{submission.attempt}_{number}"
+def _page_key(author: str, number: int) -> str:
+    return f"{KEY}_{author}_{number}"

@@ -1,6 +1,7 @@
 """The operators: submit a batch, and load its results into a warehouse table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
@@ -8,33 +9,43 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperat
 from airflow_provider_claude_batch import connection, load, receipt, submit
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.fate import Pause
 from airflow_provider_claude_batch.note import Notebook
+from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.price import PRICES
-from airflow_provider_claude_batch.receipt import Receipt
-from airflow_provider_claude_batch.request import Defaults
+from airflow_provider_claude_batch.receipt import Receipt, Source
+from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.retry import Retry
+from airflow_provider_claude_batch.source import open_source, source_of
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
+from airflow_provider_claude_batch.trigger import ClaudeBatchPause
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+_RETENTION = timedelta(days=29)
 _NO_RETRY = "There is nothing to retry: another try can better no answer."
 
 
 class ClaudeBatchOperator(BaseOperator):
     """Submit requests as Message Batches, at half the price of live calls, and return a receipt.
 
+    Each batch is paid once, whatever dies and whenever: a task that is retried or cleared takes up what it has sent.
     The task is skipped when there is nothing to send.
 
     :param requests: the requests, each a dict with ``custom_id`` and ``params``: a list, or the output of an upstream
-        task, mapped or not. Never rendered: ``{{ }}`` in a prompt stays text.
+        task, mapped or not (never rendered: ``{{ }}`` in a prompt stays text); a path or URI of a ``.jsonl``,
+        ``.jsonl.gz`` or ``.parquet`` file (templated); or ``SqlRequests`` (templated).
     :param defaults: what goes under the params of every request; ``betas`` in it becomes a header. (templated)
     :param retry_of: the receipt of a load: only what can succeed on another try is submitted again.
     :param conn_id: the connection of type ``anthropic``. (templated)
     :param shard_size: the most requests in one batch, where the API's 100,000 are too many.
     :param max_requests: fail before anything is sent if there are more requests than this.
     :param max_cost_usd: fail before anything is sent if the estimate is higher than this.
+    :param preflight: have this many requests answered live first, and stop where one has no usable answer.
+    :param prime_cache: send one request first, and the others when the system prompt of ``defaults`` is in the cache.
+    :param on_invalid: ``fail`` when requests cannot be sent, or ``skip`` up to 500 of them and submit the rest.
     """
 
     template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "conn_id")
@@ -51,9 +62,14 @@ class ClaudeBatchOperator(BaseOperator):
         shard_size: int | None = None,
         max_requests: int | None = None,
         max_cost_usd: float | None = None,
+        preflight: int = 0,
+        prime_cache: bool = False,
+        on_invalid: OnInvalid = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if on_invalid not in {"fail", "skip"}:
+            raise Misconfigured(f"on_invalid takes 'fail' or 'skip', and was given {on_invalid!r}.")
         self.requests = Unrendered.wrap(requests)
         self.defaults = defaults
         self.retry_of = Unrendered.wrap(retry_of)
@@ -61,32 +77,57 @@ class ClaudeBatchOperator(BaseOperator):
         self.shard_size = shard_size
         self.max_requests = max_requests
         self.max_cost_usd = max_cost_usd
+        self.preflight = preflight
+        self.prime_cache = prime_cache
+        self.on_invalid = on_invalid
 
     @final_errors
     def execute(self, context: "Context") -> Any:
         """Submit, and return the receipt."""
-        notebook, clear_number = Notebook.of(context), _clear_number(context)
-        submitted = submit.accepted(notebook, clear_number)
-        if submitted is None:
-            submitted = self._submit(context, notebook)
-        return push(context, [submitted], many=False)
+        notebook = Notebook.of(context)
+        may_have_sent = not notebook.is_kept and context["ti"].try_number > 1
+        return self._run(context, notebook, _beginning(context) if may_have_sent else None)
 
-    def _submit(self, context: "Context", notebook: Notebook) -> Receipt:
-        lineage: Receipt = _own_receipt(context)
-        raw: Iterable[Any] = _flat(open_argument(self.requests, context))
-        if self.retry_of is not None:
-            lineage, raw = self._to_retry(context, raw)
-        with connection.open_client(self.conn_id) as client:
-            order = self._order(context, lineage)
-            submitted = submit.submit(order, raw, client, notebook, lambda part: push(context, [part], many=False))
+    @final_errors
+    def resume(self, context: "Context", event: dict[str, Any]) -> Any:
+        """Go on after a pause."""
+        return self._run(context, Notebook.of(context, event["memo"]))
+
+    def _run(self, context: "Context", notebook: Notebook, unremembered_since: datetime | None = None) -> Any:
+        submitted: Receipt | Pause | None = submit.accepted(notebook, _clear_number(context))
+        if submitted is None:
+            submitted = self._submit(context, notebook, unremembered_since)
         if submitted is None:
             raise AirflowSkipException("There is nothing to send: no requests." if self.retry_of is None else _NO_RETRY)
-        return submitted
+        if isinstance(submitted, Pause):
+            return self._defer(submitted, notebook)
+        return push(context, [submitted], many=False)
 
-    def _order(self, context: "Context", lineage: Receipt) -> submit.Order:
+    def _submit(
+        self, context: "Context", notebook: Notebook, unremembered_since: datetime | None
+    ) -> Receipt | Pause | None:
+        retry = None if self.retry_of is None else self._retry(context)
+        lineage = _own_receipt(context) if retry is None else retry.lineage
+        with connection.open_client(self.conn_id) as client:
+            order = self._order(context, lineage, unremembered_since)
+            submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
+            return submission.run(self._read(context, retry))
+
+    def _read(self, context: "Context", retry: Retry | None) -> Iterator[Any]:
+        """Open the source only when it is read: a task that has sent everything needs it no more."""
+        raw = open_source(open_argument(self.requests, context))
+        yield from raw if retry is None else retry.select(raw, Defaults.of(self.defaults))
+
+    def _defer(self, pause: Pause, notebook: Notebook) -> Any:
+        until = (datetime.now(UTC) + timedelta(seconds=pause.seconds)).isoformat()
+        ids = list(pause.batch_ids)
+        trigger = ClaudeBatchPause(until=until, batch_ids=ids, conn_id=self.conn_id, memo=notebook.memo)
+        return self.defer(trigger=trigger, method_name="resume")
+
+    def _order(self, context: "Context", lineage: Receipt, unremembered_since: datetime | None) -> Order:
         ti = context["ti"]
-        return submit.Order(
-            receipt=receipt.replace(lineage, conn_id=self.conn_id),
+        return Order(
+            receipt=receipt.replace(lineage, conn_id=self.conn_id, source=self._source()),
             deployment=connection.deployment(),
             task_instance=(ti.dag_id, ti.run_id, ti.task_id, _map_index(context)),
             clear_number=_clear_number(context),
@@ -95,9 +136,19 @@ class ClaudeBatchOperator(BaseOperator):
             shard_size=self.shard_size,
             max_requests=self.max_requests,
             max_cost_usd=self.max_cost_usd,
+            preflight=self.preflight,
+            prime_cache=self.prime_cache,
+            on_invalid=self.on_invalid,
+            unremembered_since=unremembered_since,
         )
 
-    def _to_retry(self, context: "Context", raw: Iterable[Any]) -> tuple[Receipt, Iterable[Any]]:
+    def _source(self) -> Source | None:
+        if not isinstance(self.requests, Unrendered):
+            return source_of(self.requests)
+        upstream = self.requests.upstream
+        return Source(tasks=upstream) if upstream else None
+
+    def _retry(self, context: "Context") -> Retry:
         loaded = [one for one in receipt.read(open_argument(self.retry_of, context)) if one.batches]
         retry = Retry.of(loaded, _read_back) if loaded else None
         if retry is None:
@@ -108,7 +159,7 @@ class ClaudeBatchOperator(BaseOperator):
             retry.lineage.submission,
             len(retry.used_tokens),
         )
-        return retry.lineage, retry.select(raw, Defaults.of(self.defaults))
+        return retry
 
 
 class ClaudeBatchResultsOperator(BaseOperator):
@@ -190,15 +241,14 @@ def _clear_number(context: "Context") -> int:
     return getattr(context["dag_run"], "clear_number", 0) or 0
 
 
-def _flat(value: Any) -> list[Any]:
-    """Take a list of requests, or a mapped upstream's list of such lists."""
-    if value is None:
-        return []
-    if not isinstance(value, list | tuple):
-        raise Misconfigured(f"requests= takes a list of dicts, and was given a {type(value).__name__}.")
-    if not any(isinstance(item, list | tuple) for item in value):
-        return [] if all(item is None for item in value) else list(value)
-    return [request for part in value for request in _flat(part)]
+def _beginning(context: "Context") -> datetime:
+    """Before this moment the run cannot have submitted anything of which there still are results."""
+    dag_run, oldest = context["dag_run"], datetime.now(UTC) - _RETENTION
+    return max(dag_run.run_after or dag_run.start_date or oldest, oldest)
+
+
+def _publish(context: "Context", submitted: Receipt) -> None:
+    push(context, [submitted], many=False)
 
 
 def _read_back(loaded: Receipt) -> Iterable[tuple[str, str | None, int | None]]:

@@ -50,6 +50,16 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
     basis: str
 
 
+class Source(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the requests can be read again: a URI, a query, or the tasks whose XComs they were; never credentials."""
+
+    uri: str | None = None
+    conn_id: str | None = None
+    sql: str | None = None
+    custom_id: str | None = None
+    tasks: tuple[str, ...] = ()
+
+
 class UsageTotal(msgspec.Struct, frozen=True):
     """Tokens of all rows."""
 
@@ -74,7 +84,11 @@ class Receipt(msgspec.Struct, frozen=True):
     conn_id: str | None = None
     requests: int = 0
     models: tuple[str, ...] = ()
+    source: Source | None = None
+    invalid: dict[str, tuple[str, ...]] | None = None
     estimate_usd: float | None = None
+    estimate_basis: str | None = None
+    preflight_usd: float | None = None
     submitted_at: datetime | None = None
 
     table: str | None = None

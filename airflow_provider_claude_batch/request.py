@@ -1,16 +1,23 @@
 """Requests: the envelope that we model, the message that we pass through, and what a batch would refuse."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 import msgspec
 
 from airflow_provider_claude_batch import wire_id
 from airflow_provider_claude_batch.errors import InvalidRequests, Misconfigured
 
+OnInvalid = Literal["fail", "skip"]
+
 MAX_BYTES = 250_000_000
+MAX_SKIPPED = 500
+_ENVELOPE_BYTES = 1_000
 _NAMED_OFFENDERS = 10
+_NAME_CHARS = 64
 _REFUSED_IN_BATCHES = (
     "stream",
     "speed",
@@ -20,26 +27,23 @@ _REFUSED_IN_BATCHES = (
     "cache_hint",
     "context_hint",
 )
+_REMOVED = ("temperature", "top_p", "top_k")
+_SUSPECT = frozenset({"betas", *_REFUSED_IN_BATCHES, *_REMOVED})
+_ENVELOPE = frozenset({"custom_id", "params"})
 _EXACT_FLOAT = 2**53
+_CACHED_FOR_AN_HOUR = {"type": "ephemeral", "ttl": "1h"}
 
 
 class Request(msgspec.Struct, frozen=True):
     """One request of a batch, after the defaults went under it."""
 
     custom_id: str
+    packed: str
+    model: str
+    max_tokens: int
     params: dict[str, Any]
-
-    @property
-    def model(self) -> str:
-        return str(self.params["model"])
-
-    @property
-    def max_tokens(self) -> int:
-        return int(self.params["max_tokens"])
-
-    def canonical(self, betas: Iterable[str] = ()) -> bytes:
-        """Spell what decides the answer in one way only: keys sorted, numbers normal, caching left out."""
-        return msgspec.json.encode([sorted(betas), _normal(self.params)], order="sorted")
+    json: bytes
+    digest: bytes
 
 
 class Defaults(msgspec.Struct, frozen=True):
@@ -60,83 +64,156 @@ class Defaults(msgspec.Struct, frozen=True):
             raise Misconfigured("betas in defaults takes a name, or a list of names.")
         return cls(params, tuple(betas))
 
+    def cached_system(self) -> list[Any]:
+        """Ask for the shared system prompt to be cached for an hour, from its end back to the beginning."""
+        system = self.params.get("system")
+        blocks = [{"type": "text", "text": system}] if system and isinstance(system, str) else system
+        if not isinstance(blocks, list) or not blocks or not isinstance(blocks[-1], dict):
+            raise Misconfigured("prime_cache= needs a system prompt in defaults: that is what the requests share.")
+        return [*blocks[:-1], {**blocks[-1], "cache_control": _CACHED_FOR_AN_HOUR}]
 
-def read(raw: Iterable[Any], defaults: Defaults) -> Iterator[Request]:
-    """Put the defaults under each request; at the end, refuse them all if a batch would refuse any."""
-    seen: set[str] = set()
-    offences: list[str] = []
-    total = 0
-    for index, item in enumerate(raw):
-        offence = _envelope_offence(item, seen)
-        if offence is None:
-            seen.add(item["custom_id"])
-            request = Request(item["custom_id"], {**defaults.params, **item["params"]})
-            offence = _params_offence(request.params) or _json_offence(request)
-        if offence is None:
+
+class _Offence(ValueError):
+    """Why one request would be refused."""
+
+
+class Reading:
+    """Put the defaults under each request while they are read, and refuse, or skip, what a batch would refuse."""
+
+    def __init__(
+        self, raw: Iterable[Any], defaults: Defaults, *, on_invalid: OnInvalid = "fail", prime: bool = False
+    ) -> None:
+        self.invalid: dict[str, list[str]] = {}
+        self.total_invalid = 0
+        self._raw = raw
+        self._defaults = defaults.params
+        self._cached_system = defaults.cached_system() if prime else None
+        self._salt = msgspec.json.encode(sorted(defaults.betas))
+        self._defaults_are_exact = not _holds_float(defaults.params)
+        self._limit = MAX_SKIPPED if on_invalid == "skip" else 0
+        self._named: list[str] = []
+        self._seen: set[str] = set()
+        self._saw_float = False
+        self._decode = msgspec.json.Decoder(float_hook=self._read_float).decode
+
+    def __iter__(self) -> Iterator[Request]:
+        count = 0
+        for index, item in enumerate(self._raw):
+            try:
+                request = self._read(item)
+            except _Offence as offence:
+                self._note(index, item, str(offence))
+                continue
+            count += 1
             yield request
-            continue
-        total += 1
-        if len(offences) < _NAMED_OFFENDERS:
-            offences.append(f"{_name(item, index)}: {offence}")
-    if total:
-        raise InvalidRequests(offences, total)
+        if self.total_invalid > self._limit or (self.total_invalid and not count):
+            raise InvalidRequests(self._named, self.total_invalid)
+
+    def _read(self, item: Any) -> Request:
+        exact = False
+        if isinstance(item, bytes):
+            item = self._of_line(item)
+            exact = self._defaults_are_exact and not self._saw_float
+        custom_id, own = _open(item)
+        if custom_id in self._seen:
+            raise _Offence("custom_id stands twice")
+        try:
+            packed = wire_id.pack(custom_id)
+        except wire_id.Unfit as unfit:
+            raise _Offence(str(unfit)) from None
+        params = {**self._defaults, **own}
+        if not _SUSPECT.isdisjoint(params):
+            _refuse_suspects(params)
+        _refuse_shapes(params)
+        json, digest = self._write(params, exact=exact)
+        if self._cached_system and "system" not in own:
+            params["system"] = self._cached_system
+            json = encode(params)
+        if len(json) > MAX_BYTES - _ENVELOPE_BYTES:
+            raise _Offence(f"one request of {len(json):,} bytes is more than a batch holds")
+        self._seen.add(custom_id)
+        return Request(custom_id, packed, params["model"], params["max_tokens"], params, json, digest)
+
+    def _of_line(self, line: bytes) -> Any:
+        self._saw_float = False
+        try:
+            return self._decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _Offence("the line is not JSON that can be read") from None
+
+    def _read_float(self, text: str) -> float:
+        self._saw_float = True
+        return float(text)
+
+    def _write(self, params: dict[str, Any], *, exact: bool) -> tuple[bytes, bytes]:
+        """Write params as they are sent, and hash what decides the answer."""
+        try:
+            json = encode(params)
+            canonical = _canonical(params, exact=exact and b'"cache_control"' not in json)
+        except (TypeError, ValueError, RecursionError):
+            raise _Offence(
+                "params cannot be written as JSON: keys must be texts, numbers finite, and nesting moderate"
+            ) from None
+        return json, hashlib.sha256(self._salt + canonical).digest()
+
+    def _note(self, index: int, item: Any, offence: str) -> None:
+        name = _name(item)
+        self.total_invalid += 1
+        if self.total_invalid <= self._limit:
+            self.invalid.setdefault(offence, []).append(name or f"request {index}")
+        if len(self._named) < _NAMED_OFFENDERS:
+            self._named.append(f"request {index}" + (f" ({name!r})" if name else "") + f": {offence}")
 
 
-def encode(params: Mapping[str, Any]) -> bytes:
-    """Write params as the JSON that is sent."""
-    return msgspec.json.encode(params)
+encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
-def _name(item: Any, index: int) -> str:
-    custom_id = item.get("custom_id") if isinstance(item, Mapping) else None
-    return f"request {index}" + (f" ({custom_id[:64]!r})" if isinstance(custom_id, str) else "")
-
-
-def _envelope_offence(item: Any, seen: set[str]) -> str | None:
-    if not isinstance(item, Mapping):
-        return f"a request is a dict with custom_id and params, not {type(item).__name__}"
-    if extra := item.keys() - {"custom_id", "params"}:
-        return f"nothing but custom_id and params belongs beside them, found {', '.join(sorted(map(str, extra)))}"
-    custom_id = item.get("custom_id")
+def _open(item: Any) -> tuple[str, Mapping[str, Any]]:
+    """Take an envelope apart."""
+    if type(item) is not dict and not isinstance(item, Mapping):
+        raise _Offence(f"a request is a dict with custom_id and params, not {type(item).__name__}")
+    custom_id, params = item.get("custom_id"), item.get("params")
+    if extra := item.keys() - _ENVELOPE:
+        named = ", ".join(sorted(map(str, extra)))
+        raise _Offence(f"nothing but custom_id and params belongs beside them, found {named}")
     if not isinstance(custom_id, str) or not custom_id:
-        return "custom_id must be a text that is not empty"
-    if custom_id in seen:
-        return "custom_id stands twice"
-    if not isinstance(item.get("params"), Mapping):
-        return "params must be a dict"
-    return _wire_offence(custom_id)
+        raise _Offence("custom_id must be a text that is not empty")
+    if type(params) is not dict and not isinstance(params, Mapping):
+        raise _Offence("params must be a dict")
+    return custom_id, params
 
 
-def _wire_offence(custom_id: str) -> str | None:
-    try:
-        str(wire_id.WireId(custom_id, "", ""))
-    except wire_id.Unfit as unfit:
-        return str(unfit)
-    return None
-
-
-def _params_offence(params: Mapping[str, Any]) -> str | None:
+def _refuse_suspects(params: Mapping[str, Any]) -> None:
     if "betas" in params:
-        return "betas are a header of the whole batch: put them into defaults"
+        raise _Offence("betas are a header of the whole batch: put them into defaults")
     if refused := [key for key in _REFUSED_IN_BATCHES if params.get(key)]:
-        return f"batches do not take {', '.join(refused)}"
-    if not isinstance(params.get("model"), str) or not params["model"]:
-        return "model is missing"
-    max_tokens = params.get("max_tokens")
+        raise _Offence(f"batches do not take {', '.join(refused)}")
+    if removed := [key for key in _REMOVED if key in params]:
+        raise _Offence(f"the API does not take {', '.join(removed)} any more, not even at the default")
+
+
+def _refuse_shapes(params: Mapping[str, Any]) -> None:
+    model, max_tokens, messages = params.get("model"), params.get("max_tokens"), params.get("messages")
+    if not isinstance(model, str) or not model:
+        raise _Offence("model is missing")
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        return "max_tokens must be a whole number of at least 1"
-    if not isinstance(params.get("messages"), list) or not params["messages"]:
-        return "messages must be a list that is not empty"
-    return None
+        raise _Offence("max_tokens must be a whole number of at least 1")
+    if not isinstance(messages, list) or not messages:
+        raise _Offence("messages must be a list that is not empty")
 
 
-def _json_offence(request: Request) -> str | None:
-    try:
-        request.canonical()
-        size = len(encode(request.params))
-    except (TypeError, ValueError, RecursionError):
-        return "params cannot be written as JSON: keys must be texts, numbers finite, and nesting moderate"
-    return f"one request of {size:,} bytes is more than a batch holds" if size > MAX_BYTES - 1_000 else None
+def _name(item: Any) -> str | None:
+    if isinstance(item, bytes):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            item = msgspec.json.decode(item)
+    custom_id = item.get("custom_id") if isinstance(item, Mapping) else None
+    return custom_id[:_NAME_CHARS].encode(errors="replace").decode() if isinstance(custom_id, str) else None
+
+
+def _canonical(params: dict[str, Any], *, exact: bool) -> bytes:
+    """Spell what decides the answer in one way only: keys sorted, numbers normal, caching left out."""
+    return _encode_sorted(params if exact else _normal(params))
 
 
 def _normal(value: Any) -> Any:
@@ -145,6 +222,12 @@ def _normal(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_normal(item) for item in value]
     return _normal_number(value) if isinstance(value, float) else value
+
+
+def _holds_float(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_float, value.values()))
+    return any(map(_holds_float, value)) if isinstance(value, list | tuple) else isinstance(value, float)
 
 
 def _normal_number(value: float) -> float:

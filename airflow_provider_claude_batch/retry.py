@@ -34,10 +34,11 @@ class Retry(msgspec.Struct, frozen=True):
         """Keep the requests that may go better now; one that the source no longer has is an error."""
         lost = dict(self.used_tokens)
         for item in raw:
-            custom_id = item.get("custom_id") if isinstance(item, Mapping) else None
+            request = _of_line(item) if isinstance(item, bytes) else item
+            custom_id = request.get("custom_id") if isinstance(request, Mapping) else None
             if isinstance(custom_id, str) and custom_id in lost:
                 used = lost.pop(custom_id)
-                if used is None or _max_tokens(item, defaults) > used:
+                if used is None or _max_tokens(request, defaults) > used:
                     yield item
         if lost:
             named = ", ".join(sorted(lost)[:_NAMED])
@@ -70,6 +71,14 @@ def _next_attempt(receipts: Sequence[Receipt]) -> Receipt:
         logical_date=first.logical_date,
         attempt=max(receipt.attempt for receipt in receipts) + 1,
     )
+
+
+def _of_line(line: bytes) -> Any:
+    """Read a line; one that cannot be read was never sent, so it is none that is tried again."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _max_tokens(item: Mapping[str, Any], defaults: Defaults) -> int:

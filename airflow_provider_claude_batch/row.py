@@ -132,8 +132,13 @@ def is_retryable(row: Row) -> bool:
     if row.status == "succeeded":
         return row.problem in _RETRYABLE_PROBLEMS
     if row.status == "errored":
-        return row.error_type in _RETRYABLE_ERRORS
+        return is_retryable_error(row.error_type)
     return row.status in _RETRYABLE_STATUSES
+
+
+def is_retryable_error(error_type: str | None) -> bool:
+    """Tell an error that passes by from one that would come again."""
+    return error_type in _RETRYABLE_ERRORS
 
 
 def _of_result(found: Result, origin: Origin, prices: PriceList) -> Row:

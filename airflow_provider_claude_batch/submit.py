@@ -1,83 +1,245 @@
 """Submitting: requests become batches, each paid once."""
 
+import errno
 import logging
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-import msgspec
-
-from airflow_provider_claude_batch import request as requests
-from airflow_provider_claude_batch import wire_id
+from airflow_provider_claude_batch import preflight
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
     ApiUnavailable,
+    BatchGone,
     FateUnknown,
-    GuardExceeded,
     Misconfigured,
+    QueueFull,
 )
 from airflow_provider_claude_batch.estimate import Survey
-from airflow_provider_claude_batch.note import Note, Notebook, NotedShard
-from airflow_provider_claude_batch.price import PriceList, dollars
-from airflow_provider_claude_batch.receipt import Estimate, Receipt
-from airflow_provider_claude_batch.request import Defaults
-from airflow_provider_claude_batch.shard import Shard, cut
+from airflow_provider_claude_batch.fate import Pause, settle, upload_seconds
+from airflow_provider_claude_batch.note import Cover, Note, Notebook, NotedShard
+from airflow_provider_claude_batch.order import Order
+from airflow_provider_claude_batch.price import dollars
+from airflow_provider_claude_batch.receipt import Estimate, Receipt, replace
+from airflow_provider_claude_batch.request import Reading
+from airflow_provider_claude_batch.shard import SPOOL_BUFFER, Shard, cut
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import Client
 
 CONSOLE = "https://platform.claude.com/workspaces/default/batches"
+_FIRST_WAIT, _LONGEST_WAIT = 15.0, 1800.0
+_PATIENCE = timedelta(hours=48)
 
 log = logging.getLogger(__name__)
-
-
-class Order(msgspec.Struct, frozen=True):
-    """What is to be submitted, for whom, and within which limits."""
-
-    receipt: Receipt
-    deployment: str
-    task_instance: tuple[str, str, str, int]
-    clear_number: int
-    prices: PriceList
-    defaults: Defaults
-    shard_size: int | None = None
-    max_requests: int | None = None
-    max_cost_usd: float | None = None
-
-    def mark(self, shard: Shard, generation: int) -> str:
-        """Prove on the API's side whose shard it is, content and all."""
-        parts = [self.deployment, *self.task_instance, shard.index, shard.digest, generation]
-        return wire_id.mark_of(msgspec.json.encode(parts))
 
 
 def accepted(notebook: Notebook, clear_number: int) -> Receipt | None:
     """Return the receipt of an earlier try that submitted everything, unless the task was cleared since."""
     noted = notebook.read()
-    if noted is None or not noted.is_complete or noted.clear_number != clear_number:
+    if noted is None or not noted.is_complete or noted.cover.forgotten or noted.cover.clear_number != clear_number:
         return None
-    log.info("An earlier try submitted all of it: %s. Nothing was sent.", _ids(noted))
+    log.info("An earlier try submitted all of it: %s. Nothing was sent.", _named(noted))
     return noted.receipt
 
 
-def submit(
-    order: Order, raw: Iterable[Any], client: "Client", notebook: Notebook, publish: Callable[[Receipt], None]
-) -> Receipt | None:
-    """Submit what was not submitted yet; None where there is nothing to send."""
-    noted = notebook.read()
-    with TemporaryFile(prefix="claude_batch_") as spool:
-        survey = Survey()
-        shards = cut(survey.observe(requests.read(raw, order.defaults)), spool, order.defaults.betas, order.shard_size)
-        note = _reconcile(order, shards, noted)
+class Submission:
+    """Submit what was not submitted yet, try after try."""
+
+    def __init__(self, order: Order, client: "Client", notebook: Notebook, publish: Callable[[Receipt], None]) -> None:
+        self._order = order
+        self._client = client
+        self._notebook = notebook
+        self._publish = publish
+
+    def run(self, raw: Iterable[Any]) -> Receipt | Pause | None:
+        """Return the receipt, or a pause after which to run again; None where there is nothing to send."""
+        noted = self._notebook.take_over()
+        if noted is not None and noted.is_sent and self._is_current(noted):
+            if pause := settle(noted, self._client, self._notebook):
+                return self._pause(noted, pause)
+            if noted.is_complete:
+                return self._done(noted)
+        try:
+            with TemporaryFile(buffering=SPOOL_BUFFER, prefix="claude_batch_") as spool:
+                return self._submit(raw, spool, noted)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise Misconfigured(
+                "The disk of temporary files is full: the requests are spooled there before they are sent. Nothing "
+                "was sent; point TMPDIR to a larger one."
+            ) from None
+
+    def _submit(self, raw: Iterable[Any], spool: IO[bytes], noted: Note | None) -> Receipt | Pause | None:
+        order, survey = self._order, Survey(keep=self._order.preflight)
+        reading = Reading(raw, order.defaults, on_invalid=order.on_invalid, prime=order.prime_cache)
+        shards = cut(survey.observe(reading), spool, order.shard_size, prime=order.prime_cache)
+        note = self._reconcile(shards, noted)
         if note is None and shards:
-            note = _open_note(order, shards, survey, client, generation=noted.generation if noted else 0)
-        if noted is not None and (note is None or note.digests != noted.digests):
-            _cancel(noted, client)
+            note = self._open(shards, survey, reading, noted.cover.generation if noted else 0)
+        if noted is not None and note is not noted:
+            self._cancel(noted)
         if note is None:
             return None
-        notebook.write(note)
-        return _send_all(shards, note, client, notebook, publish)
+        self._notebook.write(note)
+        if not note.was_begun:
+            preflight.fly(survey.first, note, order, self._client, self._notebook)
+        return self._send_all(shards, note)
+
+    def _is_current(self, noted: Note) -> bool:
+        return noted.cover.clear_number == self._order.clear_number and not noted.cover.forgotten
+
+    def _reconcile(self, shards: list[Shard], noted: Note | None) -> Note | None:
+        """Take the noted submission up where the requests are the same; None where a new one is due."""
+        if noted is None or noted.cover.forgotten:
+            return None
+        if noted.digests != [shard.digest for shard in shards]:
+            if self._is_current(noted) and noted.was_begun:
+                raise Misconfigured(
+                    f"The requests are not those of the try before, of which {_named(noted)} may be running: nothing "
+                    "was sent. Give the source an order of its own, or clear the task to submit anew."
+                )
+            return None
+        if not self._is_current(noted):
+            self._refuse_lost(noted)
+            noted.cover.clear_number, noted.cover.begun_at = self._order.clear_number, self._client.now()
+        if noted.was_begun:
+            log.info("The requests are those of an earlier try, which sent %s.", _named(noted))
+        return noted
+
+    def _refuse_lost(self, noted: Note) -> None:
+        """Never pay again for answers that are gone: that is for a person to decide."""
+        for batch_id in noted.ids:
+            try:
+                batch = self._client.retrieve(batch_id)
+            except BatchGone as gone:
+                raise BatchGone(f"{gone} Nothing was sent again; {self._order.way_to_forget}.") from None
+            if batch.archived_at:
+                raise Misconfigured(
+                    f"The requests are those of before, and the API deleted the results of batch {batch_id} on "
+                    f"{batch.archived_at:%Y-%m-%d}. Nothing was sent again; {self._order.way_to_forget}."
+                )
+
+    def _cancel(self, noted: Note) -> None:
+        """Stop what is obsolete; only ids of our own note are touched."""
+        for batch_id in noted.ids:
+            try:
+                if not self._client.retrieve(batch_id).ended:
+                    self._client.cancel(batch_id)
+                    log.warning("This is a new submission: batch %s of before still ran and was cancelled.", batch_id)
+            except ApiRefused as error:
+                log.warning("This is a new submission, and batch %s of before may still run. %s", batch_id, error)
+        for shard in noted.in_doubt:
+            log.warning(
+                "This is a new submission, and a batch of %s requests of before may run: its answer never came.",
+                f"{shard.requests:,}",
+            )
+
+    def _open(self, shards: list[Shard], survey: Survey, reading: Reading, generation: int) -> Note:
+        order, total = self._order, sum(shard.requests for shard in shards)
+        order.guard_size(total)
+        today = self._client.now().date()
+        estimate = survey.estimate(self._client, order.defaults.betas, order.prices, today)
+        order.guard_cost(estimate)
+        _announce(shards, survey, estimate, reading)
+        now = self._client.now()
+        receipt = replace(
+            order.receipt,
+            submission=order.receipt.submission or new_submission(datetime.now(UTC)),
+            requests=total,
+            models=survey.models,
+            invalid={why: tuple(names) for why, names in reading.invalid.items()} or None,
+            estimate_usd=estimate.usd,
+            estimate_basis=estimate.basis,
+            submitted_at=now,
+        )
+        noted = [NotedShard(order.mark(one, generation), one.digest, one.requests, one.bytes) for one in shards]
+        if order.unremembered_since:
+            _doubt_all(noted, order.unremembered_since, now)
+        return Note(Cover(order.clear_number, receipt, now, generation), noted)
+
+    def _send_all(self, shards: list[Shard], note: Note) -> Receipt | Pause:
+        """Send what is not in doubt, then find out about what is, until all of it has an id."""
+        if note.ids:
+            self._publish(note.receipt)
+        while not note.is_complete:
+            for shard, noted in zip(shards, note.shards, strict=True):
+                if not noted.sent_at and (pause := self._send(shard, noted, note)):
+                    return self._pause(note, pause)
+                if self._order.prime_cache and noted.id is None:
+                    break  # nothing goes before the request that primes the cache
+            if pause := settle(note, self._client, self._notebook):
+                return self._pause(note, pause)
+        return self._done(note)
+
+    def _send(self, shard: Shard, noted: NotedShard, note: Note) -> Pause | None:
+        if self._order.prime_cache and shard.index == 1 and (pause := self._prime(note.shards[0].id or "")):
+            return pause
+        noted.sent_at = self._client.now()
+        seconds = upload_seconds(shard.bytes)
+        noted.give_up_at = noted.sent_at + timedelta(seconds=seconds)
+        self._notebook.update(note, noted)
+        self._notebook.check_claim()
+        try:
+            noted.id = self._client.create(
+                shard.body(noted.mark), shard.bytes, self._order.defaults.betas, seconds=seconds
+            ).id
+        except FateUnknown as doubt:
+            noted.give_up_at = min(noted.give_up_at, self._client.now())
+            log.warning("%s It may be paid: it is looked for, and not sent again.", doubt)
+        except QueueFull as full:
+            noted.withdraw()
+            return self._wait_for_room(note, full)
+        except (ApiRefused, ApiUnavailable):
+            noted.withdraw()
+            raise
+        finally:
+            self._notebook.update(note, noted)
+        if noted.id:
+            self._publish(note.receipt)
+            log.info(
+                "Submitted batch %s of %s requests; the Claude Console lists it: %s",
+                noted.id,
+                f"{noted.requests:,}",
+                CONSOLE,
+            )
+        return None
+
+    def _prime(self, batch_id: str) -> Pause | None:
+        """Hold the others back until the first request has been answered, and its prompt is in the cache."""
+        if not self._client.retrieve(batch_id).ended:
+            return Pause(_PATIENCE.total_seconds(), f"Batch {batch_id} primes the cache for the others.", (batch_id,))
+        preflight.judge_prime(batch_id, self._client)
+        return None
+
+    def _wait_for_room(self, note: Note, full: QueueFull) -> Pause:
+        seconds = min(_FIRST_WAIT * 2**note.cover.waits, _LONGEST_WAIT)
+        note.cover.waits += 1
+        self._notebook.save(note)
+        return Pause(max(seconds, full.retry_after or 0.0), f"{full} The rest waits for room.")
+
+    def _pause(self, note: Note, pause: Pause) -> Pause:
+        if note.ids:
+            self._publish(note.receipt)
+        left = sum(shard.id is None for shard in note.shards)
+        if self._client.now() - note.cover.begun_at > _PATIENCE:
+            raise ApiUnavailable(f"After two days, {left} of {len(note.shards)} batches are not accepted. {pause.why}")
+        log.info(
+            "%d of %d batches are accepted. %s Going on in %.0f s at the latest.",
+            len(note.shards) - left,
+            len(note.shards),
+            pause.why,
+            pause.seconds,
+        )
+        return pause
+
+    def _done(self, note: Note) -> Receipt:
+        self._publish(note.receipt)
+        log.info("All %d batches are accepted; the Claude Console lists them: %s", len(note.shards), CONSOLE)
+        return note.receipt
 
 
 def new_submission(now: datetime) -> str:
@@ -85,138 +247,33 @@ def new_submission(now: datetime) -> str:
     return f"sub_{now:%Y%m%dT%H%M%S%f}_{uuid4().hex[:8]}"
 
 
-def _reconcile(order: Order, shards: list[Shard], noted: Note | None) -> Note | None:
-    """Take the noted submission up where the requests are the same; None where a new one is due."""
-    if noted is None:
-        return None
-    if noted.digests == [shard.digest for shard in shards]:
-        _refuse_doubt(noted)
-        return msgspec.structs.replace(noted, clear_number=order.clear_number)
-    if noted.clear_number == order.clear_number:
-        if any(shard.sent_at for shard in noted.shards):
-            raise Misconfigured(
-                f"The requests are not those of the try before, of which {_ids(noted)} may be running: nothing "
-                "was sent. Give the source an order of its own, or clear the task to submit anew."
-            )
-        return None
-    _refuse_doubt(noted)
-    return None
+def _doubt_all(shards: list[NotedShard], since: datetime, now: datetime) -> None:
+    """An earlier try left no note: each shard may have been sent from the run's beginning on, or be on its way now."""
+    longest = max(upload_seconds(shard.bytes) for shard in shards)
+    for shard in shards:
+        shard.sent_at, shard.give_up_at = since, now + timedelta(seconds=longest)
+    log.info("This Airflow keeps no notes: what an earlier try may have sent is looked for among the API's batches.")
 
 
-def _refuse_doubt(noted: Note) -> None:
-    for index, shard in enumerate(noted.shards):
-        if shard.in_doubt:
-            raise FateUnknown(
-                f"Shard {index} of {shard.requests:,} requests was sent at {shard.sent_at:%Y-%m-%d %H:%M:%S} UTC, and "
-                f"the answer never came: it may be paid and running, so it is not sent again. Look for it at {CONSOLE}."
-            )
-
-
-def _cancel(noted: Note, client: "Client") -> None:
-    """Stop what the changed requests made obsolete; only ids of our own note are touched."""
-    for shard in noted.shards:
-        if shard.id is None:
-            continue
-        try:
-            if not client.retrieve(shard.id).ended:
-                client.cancel(shard.id)
-                log.warning("The requests changed: batch %s of before still ran and was cancelled.", shard.id)
-        except ApiRefused as error:
-            log.warning("The requests changed, and batch %s of before may still run. %s", shard.id, error)
-
-
-def _open_note(order: Order, shards: list[Shard], survey: Survey, client: "Client", generation: int) -> Note:
-    total = sum(map(len, shards))
-    if order.max_requests is not None and total > order.max_requests:
-        raise GuardExceeded("max_requests", f"{order.max_requests:,} requests", f"{total:,}")
-    now = datetime.now(UTC)
-    estimate = survey.estimate(client, order.defaults.betas, order.prices, now.date())
-    _guard_cost(order, estimate)
-    _announce(shards, survey, estimate)
-    receipt = msgspec.structs.replace(
-        order.receipt,
-        submission=order.receipt.submission or new_submission(now),
-        requests=total,
-        models=survey.models,
-        estimate_usd=estimate.usd,
-        submitted_at=now,
-    )
-    noted = [NotedShard(order.mark(shard, generation), shard.digest, len(shard), shard.bytes) for shard in shards]
-    return Note(order.clear_number, receipt, noted, generation)
-
-
-def _guard_cost(order: Order, estimate: Estimate) -> None:
-    if order.max_cost_usd is None:
-        return
-    if estimate.usd is None:
-        raise GuardExceeded("max_cost_usd", dollars(order.max_cost_usd), "a model whose price is not known")
-    if estimate.usd > order.max_cost_usd:
-        raise GuardExceeded(
-            "max_cost_usd",
-            dollars(order.max_cost_usd),
-            f"an estimate of about {dollars(estimate.usd)} ({estimate.basis})",
-        )
-
-
-def _announce(shards: list[Shard], survey: Survey, estimate: Estimate) -> None:
+def _announce(shards: list[Shard], survey: Survey, estimate: Estimate, reading: Reading) -> None:
+    for why, names in reading.invalid.items():
+        log.warning("Skipped %s requests that cannot be sent, such as %r: %s.", f"{len(names):,}", names[0], why)
     log.info(
         "Submitting %s requests (%s bytes) as %d batch(es) for %s.",
-        f"{sum(map(len, shards)):,}",
+        f"{sum(shard.requests for shard in shards):,}",
         f"{sum(shard.bytes for shard in shards):,}",
         len(shards),
         ", ".join(survey.models),
     )
-    cost = (
-        "an unknown amount, for a model's price is not known"
-        if estimate.usd is None
-        else f"about {dollars(estimate.usd)}"
-    )
+    unknown = "an unknown amount, for a model's price is not known"
     log.info(
         "It may cost %s: about %s input tokens, at most %s output tokens (%s).",
-        cost,
+        unknown if estimate.usd is None else f"about {dollars(estimate.usd)}",
         f"{estimate.input_tokens:,}",
         f"{estimate.max_output_tokens:,}",
         estimate.basis,
     )
 
 
-def _send_all(
-    shards: list[Shard],
-    note: Note,
-    client: "Client",
-    notebook: Notebook,
-    publish: Callable[[Receipt], None],
-) -> Receipt:
-    if note.receipt.batches:
-        publish(note.receipt)
-    for shard, noted in zip(shards, note.shards, strict=True):
-        if noted.id:
-            log.info("Batch %s of %s requests was submitted before; nothing was sent.", noted.id, f"{noted.requests:,}")
-            continue
-        noted.id = _send(shard, noted, note, client, notebook)
-        notebook.update(note, shard.index)
-        publish(note.receipt)
-        log.info(
-            "Submitted batch %s of %s requests; the Claude Console lists it: %s",
-            noted.id,
-            f"{noted.requests:,}",
-            CONSOLE,
-        )
-    return note.receipt
-
-
-def _send(shard: Shard, noted: NotedShard, note: Note, client: "Client", notebook: Notebook) -> str:
-    noted.sent_at = datetime.now(UTC)
-    notebook.update(note, shard.index)
-    try:
-        return client.create(shard.body(noted.mark), shard.bytes, shard.betas).id
-    except FateUnknown:
-        raise
-    except (ApiRefused, ApiUnavailable):
-        noted.sent_at = None
-        notebook.update(note, shard.index)
-        raise
-
-
-def _ids(note: Note) -> str:
-    return ", ".join(shard.id for shard in note.shards if shard.id) or "a batch without an id"
+def _named(note: Note) -> str:
+    return ", ".join(note.ids) or "a batch without an id"

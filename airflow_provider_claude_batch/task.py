@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
+from pathlib import PurePath
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.definitions.xcom_arg import XComArg
 
@@ -24,8 +25,11 @@ class Unrendered(ResolveMixin):
 
     @classmethod
     def wrap(cls, value: Any) -> Any:
-        """Wrap what is data; a text stays a template, and None stays None."""
-        return value if value is None or isinstance(value, str | cls) else cls(value)
+        """Wrap what is data; what names a source of data stays a template: a text, a path, a query."""
+        if isinstance(value, PurePath):
+            return str(value)
+        is_name = isinstance(value, str | ObjectStoragePath) or hasattr(value, "template_fields")
+        return value if value is None or is_name or isinstance(value, cls) else cls(value)
 
     def iter_references(self) -> Iterator[tuple[Any, str]]:
         """Tell Airflow what is upstream."""
@@ -44,10 +48,14 @@ class Unrendered(ResolveMixin):
         """Fetch what is upstream; everything else is as the Dag's author, or an upstream task, wrote it."""
         return _resolve(self._value, context)
 
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Name the tasks whose XComs the data is."""
+        return tuple(sorted({operator.task_id for operator, _ in self.iter_references()}))
+
     def __str__(self) -> str:
-        upstream = sorted({operator.task_id for operator, _ in self.iter_references()})
-        if upstream:
-            return f"from {', '.join(upstream)}"
+        if self.upstream:
+            return f"from {', '.join(self.upstream)}"
         return f"{len(self._value):,} given" if isinstance(self._value, Sequence | Mapping) else "given"
 
     __repr__ = __str__

@@ -17,6 +17,8 @@ from airflow_provider_claude_batch.watch import Ending, Look, Wait, Watch, Why
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import AsyncClient
 
+FIRST_LOOK, SLOWEST_LOOK = 5.0, 60.0
+
 
 class ClaudeBatchTrigger(BaseTrigger):
     """Wait until all batches have ended, or the deadline has passed; everything it needs is in its kwargs."""
@@ -70,6 +72,46 @@ class ClaudeBatchTrigger(BaseTrigger):
                     if trouble:
                         self.log.warning("%s Asking again.", trouble)
                     await asyncio.sleep(seconds)
+
+
+class ClaudeBatchPause(BaseTrigger):
+    """Wait until a moment, or until one of some batches has ended; then the submission goes on on a worker."""
+
+    def __init__(
+        self, *, until: str, batch_ids: list[str], conn_id: str, memo: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.until = until
+        self.batch_ids = batch_ids
+        self.conn_id = conn_id
+        self.memo = memo
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Say how to build this trigger again, in another process."""
+        names = ("until", "batch_ids", "conn_id", "memo")
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and hand back what the submission has to remember."""
+        if self.batch_ids:
+            async with await connection.open_async_client(self.conn_id) as client:
+                await self._wait(client)
+        else:
+            await asyncio.sleep(self._seconds_left())
+        yield TriggerEvent({"memo": self.memo})  # type: ignore[no-untyped-call]
+
+    async def _wait(self, client: "AsyncClient") -> None:
+        interval = FIRST_LOOK
+        while (left := self._seconds_left()) > 0:
+            await asyncio.sleep(min(interval, left))
+            interval = min(interval * 2, SLOWEST_LOOK)
+            for batch_id in self.batch_ids:
+                look = await _look(batch_id, client, cancel=False)
+                if isinstance(look, Batch) and look.ended:
+                    return
+
+    def _seconds_left(self) -> float:
+        return max(0.0, (datetime.fromisoformat(self.until) - datetime.now(UTC)).total_seconds())
 
 
 def event_of(ending: Ending, watch: Watch) -> dict[str, Any]:

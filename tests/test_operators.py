@@ -7,19 +7,12 @@ from typing import Any
 import pytest
 from airflow.sdk import dag, task
 from runs import rendered, states, xcom
+from tries import DEFAULTS, some_requests
 
 from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor
 from airflow_provider_claude_batch.errors import Misconfigured
 
-DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 512}
 TEMPLATE = "{{ 7 * 6 }} {% raw %} {{ var.value.secret }}"
-
-
-def some_requests(count: int = 3, text: str = "Say hello") -> list[dict[str, Any]]:
-    return [
-        {"custom_id": f"r-{n}", "params": {"messages": [{"role": "user", "content": f"{text} {n}"}]}}
-        for n in range(count)
-    ]
 
 
 def submitted_texts(emulator: Any) -> list[str]:

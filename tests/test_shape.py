@@ -13,7 +13,7 @@ PACKAGE = ROOT.name
 BEHIND_ALL = {"__init__", "errors"}
 SUBJECT = {"request", "wire_id", "batch", "watch", "result", "row", "price", "receipt", "tally", "retry"}
 EDGES = {"client", "shard", "estimate", "load", "writers"}
-AIRFLOW = {"connection", "note", "submit", "task", "operators", "sensor", "trigger", "provider"}
+AIRFLOW = {"connection", "note", "order", "fate", "preflight", "submit", "task", "operators", "query", "sensor", "source", "trigger", "provider"}
 BY_HAND = {"cli", "emulator"}
 IMPURE = {
     "asyncio",
@@ -33,7 +33,7 @@ HEAVY_HOMES = {
     "anthropic": {"client"},
     "httpx2": {"client"},
     "duckdb": {"writers"},
-    "pyarrow": {"writers"},
+    "pyarrow": {"writers", "source"},
     "sqlite3": {"writers", "emulator"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},

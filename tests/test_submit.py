@@ -4,71 +4,30 @@ from datetime import UTC, datetime
 from tempfile import TemporaryFile
 from typing import Any
 
-import msgspec
 import pytest
 from airflow.sdk import dag, task
-from runs import xcom
-from test_operators import DEFAULTS, some_requests, submit_dag
+from tries import DEFAULTS, Task, cancelled, paid, some_requests
 
 from airflow_provider_claude_batch import ClaudeBatchOperator
 from airflow_provider_claude_batch.client import Client
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
     ApiUnavailable,
+    BatchGone,
     ClaudeBatchError,
-    FateUnknown,
     GuardExceeded,
     InvalidRequests,
     Misconfigured,
+    PreflightFailed,
 )
-from airflow_provider_claude_batch.note import Notebook
-from airflow_provider_claude_batch.price import PRICES
-from airflow_provider_claude_batch.receipt import Receipt
-from airflow_provider_claude_batch.request import Defaults
-from airflow_provider_claude_batch.submit import Order, accepted, submit
+from airflow_provider_claude_batch.fate import Pause
 
-VALUE_BYTES = 64 * 1024
-
-
-class Store(dict[str, Any]):
-    """Keeps JSON, as Airflow's task_state_store does."""
-
-    def set(self, key: str, value: Any) -> None:
-        encoded = msgspec.json.encode(value)
-        assert len(encoded) <= VALUE_BYTES
-        self[key] = msgspec.json.decode(encoded)
-
-
-class Task:
-    """One task instance whose tries share a store."""
-
-    def __init__(self, client: Client, task_id: str = "submit") -> None:
-        self.client, self.store, self.clears, self.task_id = client, Store(), 0, task_id
-        self.published: list[Receipt] = []
-
-    def run(self, requests: list[dict[str, Any]], **limits: Any) -> Receipt | None:
-        order = Order(
-            receipt=Receipt(submission="", dag_id="d", run_id="r", submit_task=self.task_id),
-            deployment="here",
-            task_instance=("d", "r", self.task_id, -1),
-            clear_number=self.clears,
-            prices=PRICES,
-            defaults=Defaults.of(DEFAULTS),
-            **limits,
-        )
-        notebook = Notebook(self.store)
-        earlier = accepted(notebook, self.clears)
-        return earlier or submit(order, requests, self.client, notebook, self.published.append)
+REFUSED = {"status": 403, "type": "permission_error", "operation": "create"}
 
 
 @pytest.fixture
-def task_instance(client: Client) -> Task:
-    return Task(client)
-
-
-def paid(emulator: Any) -> list[int]:
-    """Return how many requests each batch holds that the API took, whoever got to know of it."""
-    return [call["requests"] for call in emulator.journal(operation="create") if call["batch_id"]]
+def task_instance(client: Client, emulator: Any) -> Task:
+    return Task(client, emulator)
 
 
 def test_a_retry_returns_the_receipt_without_reading_the_source_again(task_instance: Task, emulator: Any) -> None:
@@ -78,8 +37,8 @@ def test_a_retry_returns_the_receipt_without_reading_the_source_again(task_insta
 
 
 def test_a_retry_sends_only_the_shards_that_are_missing(task_instance: Task, emulator: Any) -> None:
-    emulator.fault("status", status=429, operation="create", after=2)
-    with pytest.raises(ApiUnavailable):
+    emulator.fault("status", **REFUSED, after=2)
+    with pytest.raises(ApiRefused):
         task_instance.run(some_requests(7), shard_size=2)
     assert [len(receipt.batches) for receipt in task_instance.published] == [1, 2]
     receipt = task_instance.run(some_requests(7), shard_size=2)
@@ -90,34 +49,12 @@ def test_a_retry_sends_only_the_shards_that_are_missing(task_instance: Task, emu
 
 
 def test_a_note_of_a_thousand_shards_fits_the_store(task_instance: Task, emulator: Any) -> None:
-    emulator.fault("status", status=429, operation="create", after=450)
-    with pytest.raises(ApiUnavailable):
+    emulator.fault("status", **REFUSED, after=450)
+    with pytest.raises(ApiRefused):
         task_instance.run(some_requests(990), shard_size=1)
     receipt = task_instance.run(some_requests(990), shard_size=1)
     assert receipt is not None
     assert len(set(receipt.batch_ids)) == len(paid(emulator)) == 990
-
-
-def test_airflow_retries_what_the_api_put_off(emulator: Any, run_dag: Any) -> None:
-    emulator.fault("queue_full", times=1)
-    run = run_dag(submit_dag(requests=some_requests(), retries=1, retry_delay=0))
-    assert run.state == "success"
-    assert paid(emulator) == [3]
-    assert xcom(run, "submit")["attempt"] == 1
-
-
-@pytest.mark.parametrize(
-    "fault", [{"fault": "status_after_accept", "status": 502}, {"fault": "drop_after_accept"}, {"fault": "drop_before"}]
-)
-def test_an_answer_that_never_came_is_never_sent_again(
-    fault: dict[str, Any], task_instance: Task, emulator: Any
-) -> None:
-    emulator.faults({"operation": "create", **fault})
-    for _ in range(3):
-        with pytest.raises(FateUnknown) as told:
-            task_instance.run(some_requests())
-        assert not told.value.retryable
-    assert len(emulator.journal(operation="create")) == 1
 
 
 def test_a_connection_that_was_never_made_may_be_tried_again(emulator: Any) -> None:
@@ -125,7 +62,7 @@ def test_a_connection_that_was_never_made_may_be_tried_again(emulator: Any) -> N
 
     with Client(Anthropic(api_key="k", base_url="http://127.0.0.1:9"), "c") as nobody:
         with pytest.raises(ApiUnavailable) as told:
-            nobody.create([b"{}"], 2)
+            nobody.create([b"{}"], 2, seconds=60)
         assert told.value.retryable
 
 
@@ -150,12 +87,12 @@ def test_cleared_with_changed_requests_it_is_a_new_submission_and_the_old_batch_
     assert new is not None
     assert new.submission > old.submission
     assert new.batch_ids != old.batch_ids
-    assert [call["batch_id"] for call in emulator.journal(operation="cancel")] == list(old.batch_ids)
+    assert cancelled(emulator) == list(old.batch_ids)
 
 
 def test_a_retry_whose_source_changed_pays_nothing_and_says_so(task_instance: Task, emulator: Any) -> None:
-    emulator.fault("status", status=429, operation="create", after=1)
-    with pytest.raises(ApiUnavailable):
+    emulator.fault("status", **REFUSED, after=1)
+    with pytest.raises(ApiRefused):
         task_instance.run(some_requests(4), shard_size=2)
     with pytest.raises(Misconfigured, match="not those of the try before"):
         task_instance.run(list(reversed(some_requests(4))), shard_size=2)
@@ -163,7 +100,7 @@ def test_a_retry_whose_source_changed_pays_nothing_and_says_so(task_instance: Ta
 
 
 def test_equal_requests_of_two_tasks_are_told_apart_by_their_marks(client: Client, emulator: Any) -> None:
-    first, second = (Task(client, name).run(some_requests()) for name in ("submit", "other"))
+    first, second = (Task(client, emulator, name).run(some_requests()) for name in ("submit", "other"))
     assert first is not None
     assert second is not None
     assert first.batches[0].mark != second.batches[0].mark
@@ -180,7 +117,6 @@ def test_equal_requests_of_two_tasks_are_told_apart_by_their_marks(client: Clien
         ),
         ({"status": 403, "type": "permission_error", "message": "Not yours."}, ApiRefused, "Not yours"),
         ({"status": 413, "message": "Request exceeds the maximum size"}, ApiRefused, "exceeds the maximum size"),
-        ({"status": 429, "message": "Slow down."}, ApiUnavailable, "Slow down"),
     ],
 )
 def test_a_create_that_was_surely_refused_leaves_no_doubt_behind(
@@ -246,8 +182,8 @@ def test_a_submission_is_named_by_its_moment(task_instance: Task, emulator: Any)
 def test_a_half_sent_submission_whose_source_came_back_empty_is_no_quiet_skip(
     task_instance: Task, emulator: Any
 ) -> None:
-    emulator.fault("status", status=429, operation="create", after=1)
-    with pytest.raises(ApiUnavailable):
+    emulator.fault("status", **REFUSED, after=1)
+    with pytest.raises(ApiRefused):
         task_instance.run(some_requests(4), shard_size=2)
     with pytest.raises(Misconfigured, match="not those of the try before"):
         task_instance.run([])
@@ -259,7 +195,7 @@ def test_cleared_with_nothing_to_send_any_more_the_old_batch_is_cancelled(task_i
     task_instance.clears += 1
     assert old is not None
     assert task_instance.run([]) is None
-    assert [call["batch_id"] for call in emulator.journal(operation="cancel")] == list(old.batch_ids)
+    assert cancelled(emulator) == list(old.batch_ids)
 
 
 def test_a_guard_that_stops_the_new_submission_leaves_the_old_batch_alone(task_instance: Task, emulator: Any) -> None:
@@ -268,21 +204,205 @@ def test_a_guard_that_stops_the_new_submission_leaves_the_old_batch_alone(task_i
     task_instance.clears += 1
     with pytest.raises(GuardExceeded):
         task_instance.run(some_requests(5), max_requests=4)
-    assert emulator.journal(operation="cancel") == []
+    assert cancelled(emulator) == []
 
 
 def test_every_try_publishes_what_is_accepted_for_airflow_forgets_it(task_instance: Task, emulator: Any) -> None:
-    emulator.fault("status", status=429, operation="create", after=1, times=2)
+    emulator.fault("status", **REFUSED, after=1, times=2)
     for _ in range(2):
         task_instance.published.clear()
-        with pytest.raises(ApiUnavailable):
+        with pytest.raises(ApiRefused):
             task_instance.run(some_requests(4), shard_size=2)
         assert [len(receipt.batches) for receipt in task_instance.published] == [1]
 
 
 def test_a_note_that_lost_a_page_pays_nothing(task_instance: Task, emulator: Any) -> None:
     task_instance.run(some_requests())
-    del task_instance.store[next(key for key in task_instance.store if key != "claude_batch")]
+    del task_instance.store[next(key for key in task_instance.store if key.endswith("_0"))]
     with pytest.raises(Misconfigured, match="has lost a page"):
         task_instance.run(some_requests())
     assert paid(emulator) == [3]
+
+
+@pytest.mark.parametrize("retry_after", [None, 40])
+def test_a_full_queue_makes_the_remaining_shards_wait_and_not_the_worker(
+    retry_after: float | None, task_instance: Task, emulator: Any
+) -> None:
+    emulator.clock(freeze=True)
+    asked = {} if retry_after is None else {"retry_after": retry_after}
+    emulator.fault("queue_full", after=1, times=3, **asked)
+    receipt, pauses = task_instance.finish(some_requests(6), shard_size=2)
+    assert receipt is not None
+    assert paid(emulator) == [2, 2, 2]
+    assert [pause.seconds for pause in pauses] == ([15, 30, 60] if retry_after is None else [40, 40, 60])
+    assert len(task_instance.published[0].batches) == 1
+    assert all(pause.batch_ids == () for pause in pauses)
+
+
+def test_a_queue_that_stays_full_for_days_is_an_error_that_may_be_tried_again(
+    task_instance: Task, emulator: Any
+) -> None:
+    emulator.clock(freeze=True)
+    emulator.fault("queue_full", times=-1)
+    assert isinstance(task_instance.run(some_requests()), Pause)
+    emulator.advance(49 * 3600)
+    with pytest.raises(ApiUnavailable, match="After two days, 1 of 1 batches") as told:
+        task_instance.run(some_requests())
+    assert told.value.retryable
+
+
+def test_one_request_of_ten_thousand_changed_and_the_task_cleared(task_instance: Task, emulator: Any) -> None:
+    emulator.clock(freeze=True)
+    requests = some_requests(10_000)
+    old = task_instance.run(requests)
+    requests[7_000]["params"]["messages"][0]["content"] += "!"
+    task_instance.clears += 1
+    new = task_instance.run(requests)
+    assert new.submission != old.submission
+    assert paid(emulator) == [10_000, 10_000]
+    assert cancelled(emulator) == list(old.batch_ids)
+
+
+def test_cleared_a_batch_that_the_api_lost_is_not_paid_again(task_instance: Task, emulator: Any) -> None:
+    task_instance.run(some_requests())
+    task_instance.clears += 1
+    emulator.fault("not_found", operation="retrieve")
+    with pytest.raises(BatchGone, match="claude-batch forget d r submit") as told:
+        task_instance.run(some_requests())
+    assert told.value.retryable
+    assert task_instance.run(some_requests()).batch_ids
+    assert paid(emulator) == [3]
+
+
+def test_cleared_after_its_results_are_deleted_it_says_how_to_ask_anew(task_instance: Task, emulator: Any) -> None:
+    task_instance.run(some_requests())
+    task_instance.clears += 1
+    emulator.advance(30 * 24 * 3600)
+    with pytest.raises(Misconfigured, match=r"deleted the results .* `claude-batch forget d r submit`"):
+        task_instance.run(some_requests())
+    assert paid(emulator) == [3]
+
+
+def test_forgotten_it_is_a_new_submission_with_marks_of_its_own(task_instance: Task, emulator: Any) -> None:
+    emulator.clock(freeze=True)
+    old = task_instance.run(some_requests())
+    notebook = task_instance.notebook()
+    note = notebook.take_over()
+    assert note is not None
+    note.cover.forgotten, note.cover.generation = True, note.cover.generation + 1
+    notebook.save(note)
+    new = task_instance.run(some_requests())
+    assert new.batches[0].mark != old.batches[0].mark
+    assert cancelled(emulator) == list(old.batch_ids)
+    assert task_instance.run(some_requests()) == new
+
+
+def test_a_preflight_is_answered_live_once_and_then_all_of_it_is_submitted(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("status", **REFUSED)
+    for _ in range(2):
+        try:
+            receipt = task_instance.run(some_requests(5), preflight=2)
+        except ApiRefused:
+            continue
+    assert len(emulator.journal(operation="messages")) == 2
+    assert paid(emulator) == [5]
+    assert receipt.preflight_usd > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"max_tokens": 1}, r"'r-0' was truncated \(max_tokens\); 'r-1' was truncated"),
+        ({"max_tokens": 10**9}, "'r-0': The API refused"),
+    ],
+)
+def test_a_preflight_stops_on_a_bad_prompt(
+    change: dict[str, Any], sentence: str, task_instance: Task, emulator: Any
+) -> None:
+    with pytest.raises(PreflightFailed, match=sentence):
+        task_instance.run(some_requests(5), preflight=2, defaults={**DEFAULTS, **change})
+    assert emulator.journal(operation="create") == []
+
+
+SYSTEM = "A style guide that all requests share. " * 500
+
+
+def test_a_primed_cache_is_written_by_the_first_request_and_read_by_the_others(
+    task_instance: Task, emulator: Any, client: Client
+) -> None:
+    import json
+
+    defaults = {**DEFAULTS, "system": SYSTEM}
+    receipt, pauses = task_instance.finish(some_requests(5), prime_cache=True, defaults=defaults)
+    assert receipt is not None
+    assert paid(emulator) == [1, 4]
+    assert [pause.batch_ids for pause in pauses] == [receipt.batch_ids[:1]]
+    emulator.advance(600)
+    usages = [
+        json.loads(line)["result"]["message"]["usage"]
+        for batch_id in receipt.batch_ids
+        for line in client.results(batch_id)
+    ]
+    assert [usage["cache_creation"]["ephemeral_1h_input_tokens"] > 0 for usage in usages] == [True] + [False] * 4
+    assert [usage["cache_read_input_tokens"] > 0 for usage in usages] == [False] + [True] * 4
+
+
+def test_a_refused_prime_holds_the_others_back(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("row", outcome="invalid_request_error", match="r-0")
+    with pytest.raises(PreflightFailed, match="the one that primes the cache: invalid_request_error"):
+        task_instance.finish(some_requests(5), prime_cache=True, defaults={**DEFAULTS, "system": SYSTEM})
+    assert paid(emulator) == [1]
+
+
+def test_a_prime_whose_answer_was_lost_is_still_the_first(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("drop_before", operation="create")
+    defaults = {**DEFAULTS, "system": SYSTEM}
+    receipt, _ = task_instance.finish(some_requests(5), prime_cache=True, defaults=defaults)
+    assert receipt is not None
+    assert paid(emulator) == [1, 4]
+
+
+def test_what_cannot_be_sent_is_skipped_and_named_in_the_receipt(task_instance: Task, emulator: Any) -> None:
+    requests = some_requests(4)
+    requests[2]["params"]["stream"] = True
+    receipt = task_instance.run(requests, on_invalid="skip")
+    assert receipt.invalid == {"batches do not take stream": ("r-2",)}
+    assert receipt.requests == 3
+    assert paid(emulator) == [3]
+
+
+def test_an_estimate_knows_where_answers_are_made_and_how_long_prompts_are(task_instance: Task, emulator: Any) -> None:
+    def estimate(**defaults: Any) -> float:
+        task = Task(task_instance.client, emulator, f"submit_{len(emulator.journal(operation='create'))}")
+        return task.run(some_requests(20), defaults={**DEFAULTS, "model": "claude-haiku-5-5", **defaults}).estimate_usd
+
+    plain = estimate()
+    assert estimate(inference_geo="us") == pytest.approx(plain * 1.1, rel=1e-3)
+    assert estimate(system="x " * 300_000) == pytest.approx(0.25 * 3 + plain, rel=0.05)  # 3M tokens at $0.50, halved
+
+
+def test_a_full_disk_is_one_sentence(task_instance: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("airflow_provider_claude_batch.submit.cut", full)
+    with pytest.raises(Misconfigured, match="point TMPDIR to a larger one"):
+        task_instance.run(some_requests())
+
+
+def test_the_log_says_how_many_how_big_for_which_model_and_what_it_may_cost(
+    task_instance: Task, emulator: Any, caplog: Any
+) -> None:
+    caplog.set_level("INFO", "airflow_provider_claude_batch")
+    task_instance.run(some_requests(7), shard_size=3)
+    assert "Submitting 7 requests (" in caplog.text
+    assert "as 3 batch(es) for claude-haiku-4-5" in caplog.text
+    assert "It may cost about $0.0" in caplog.text
+    assert "5 requests counted" in caplog.text
+    assert "https://platform.claude.com/" in caplog.text
+    caplog.clear()
+    task_instance.run(some_requests(7), shard_size=3)
+    assert "An earlier try submitted all of it" in caplog.text
+    assert "Nothing was sent" in caplog.text

@@ -4,11 +4,10 @@ import re
 from hashlib import blake2b
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from airflow_provider_claude_batch.emulator.labels import choose_label
-from airflow_provider_claude_batch.emulator.prompt import CHARACTERS_PER_TOKEN, text_of, tokens, user_text
+from airflow_provider_claude_batch.emulator.prompt import CHARACTERS_PER_TOKEN, content_of, text_of, tokens, user_text
 
 # What may differ between two requests whose full answers are still the same.
 NOT_CONTENT = frozenset({"max_tokens", "stop_sequences", "stream", "service_tier", "metadata", "inference_geo"})
@@ -83,7 +82,7 @@ def full_text(params: dict[str, Any]) -> str:
 
 def _digest(params: dict[str, Any]) -> bytes:
     content = {name: value for name, value in params.items() if name not in NOT_CONTENT}
-    return blake2b(msgspec.json.encode(content, order="sorted"), digest_size=16).digest()
+    return blake2b(content_of(content), digest_size=16).digest()
 
 
 def _prose(digest: bytes, user: str) -> str:

@@ -15,9 +15,10 @@ from airflow_provider_claude_batch.emulator.chance import new_id
 from airflow_provider_claude_batch.emulator.control import METHODS, control_routes
 from airflow_provider_claude_batch.emulator.errors import ApiError, invalid, no_results
 from airflow_provider_claude_batch.emulator.intake import Intake, Submission, take_in
+from airflow_provider_claude_batch.emulator.message import message
 from airflow_provider_claude_batch.emulator.models import BY_ID, MODELS
-from airflow_provider_claude_batch.emulator.outcome import message
 from airflow_provider_claude_batch.emulator.page import PageQuery, page
+from airflow_provider_claude_batch.emulator.prefix import find_prefixes
 from airflow_provider_claude_batch.emulator.prompt import input_tokens
 from airflow_provider_claude_batch.emulator.results import TAMPERING, result_lines, tamper
 from airflow_provider_claude_batch.emulator.rules import Asked, Problem, find_count_problem, find_problem
@@ -71,6 +72,7 @@ def delete(call: Call) -> Response:
     batch = _find(call)
     if batch.status(call.now) != "ended":
         raise invalid(RUNNING_DELETE)
+    call.world.cache.catch_up(batch.workspace, call.now)  # what its rows wrote outlives them
     call.world.store.delete(batch)
     return _json({"id": batch.id, "type": "message_batch_deleted"})
 
@@ -80,6 +82,7 @@ def results(call: Call) -> Response:
     batch = _find(call)
     if not batch.has_results(call.now):
         raise no_results(batch.id)
+    call.world.cache.catch_up(batch.workspace, call.now)
     lines = result_lines(call.world.store, batch)
     for kind in TAMPERING:
         if fault := call.world.faults.take(frozenset({kind}), call.operation, batch.id):
@@ -100,7 +103,9 @@ def messages(call: Call) -> Response:
         raise _refusal(problem)
     if params.get("stream"):
         raise invalid(STREAMING)
-    return _json(message(params, new_id("msg_"), "standard"))
+    workspace = call.workspace or ""
+    cached = call.world.cache.ask(workspace, find_prefixes(params, workspace), call.now)
+    return _json(message(params, new_id("msg_"), "standard", cached))
 
 
 def count_tokens(call: Call) -> Response:

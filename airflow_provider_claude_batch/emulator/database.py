@@ -22,16 +22,24 @@ CREATE TABLE IF NOT EXISTS requests (
     id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, custom_id TEXT NOT NULL,
     status TEXT NOT NULL, outcome TEXT NOT NULL, message TEXT, body BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS requests_by_place ON requests (batch, place, status);
+CREATE TABLE IF NOT EXISTS marked (
+    batch INTEGER NOT NULL, place INTEGER NOT NULL, workspace TEXT NOT NULL, finishes_at REAL, prefixes BLOB,
+    read INTEGER, written_5m INTEGER, written_1h INTEGER, PRIMARY KEY (batch, place)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS marked_to_come ON marked (workspace, finishes_at)
+    WHERE finishes_at IS NOT NULL AND read IS NULL;
+CREATE TABLE IF NOT EXISTS cache (
+    prefix BLOB PRIMARY KEY, ttl TEXT NOT NULL, written_at REAL NOT NULL, used_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS faults (id INTEGER PRIMARY KEY, fault BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS journal (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, real_at REAL NOT NULL, method TEXT, path TEXT, query TEXT,
     operation TEXT, workspace TEXT, status INTEGER, request_id TEXT, batch_id TEXT, requests INTEGER,
     body_bytes INTEGER, retry_count INTEGER, user_agent TEXT);
 DELETE FROM requests WHERE batch IN (SELECT number FROM batches WHERE position IS NULL OR deleted);
+DELETE FROM marked WHERE batch IN (SELECT number FROM batches WHERE position IS NULL OR deleted);
 DELETE FROM batches WHERE position IS NULL;
 """
-VERSION = 1
-TABLES = ("batches", "requests", "faults", "journal")
+VERSION = 2
+TABLES = ("batches", "requests", "marked", "cache", "faults", "journal")
 
 
 class Database:

@@ -11,7 +11,8 @@ from airflow_provider_claude_batch.emulator.batch import Batch
 from airflow_provider_claude_batch.emulator.body import extra_input, read_requests
 from airflow_provider_claude_batch.emulator.errors import ApiError, Stopping, invalid
 from airflow_provider_claude_batch.emulator.outcome import Fate, draw
-from airflow_provider_claude_batch.emulator.prompt import text_of
+from airflow_provider_claude_batch.emulator.prefix import find_prefixes
+from airflow_provider_claude_batch.emulator.prompt import MARK, text_of
 from airflow_provider_claude_batch.emulator.rules import Asked, find_problem, removed_param
 from airflow_provider_claude_batch.emulator.settings import MAX_REQUESTS
 from airflow_provider_claude_batch.emulator.store import Row
@@ -84,21 +85,26 @@ class Intake:
 
     def _row(self, element: dict[str, Any], raw: str) -> Row:
         custom_id, body = element["custom_id"], raw.encode()
+        asked = self._asked(element["params"], marked=MARK in body)
         place = chance.place("place", *self._names(), custom_id)
-        return Row(custom_id, place, self._fate(custom_id, element["params"], body), body)
+        fate = self._fate(custom_id, asked, body)
+        runs = asked.marked and fate.status == "succeeded"
+        prefixes = find_prefixes(asked.params, self.draft.workspace) if runs else []
+        return Row(custom_id, place, fate, body, prefixes)
 
-    def _fate(self, custom_id: str, params: dict[str, Any], body: bytes) -> Fate:
-        if problem := find_problem(self._asked(params)):
+    def _fate(self, custom_id: str, asked: Asked, body: bytes) -> Fate:
+        if problem := find_problem(asked):
             return Fate(problem.kind, problem.message)
-        if self.striking and (outcome := self._faults.strike_row(custom_id, _prompt(params))):
+        if self.striking and (outcome := self._faults.strike_row(custom_id, _prompt(asked.params))):
             return Fate(outcome)
         return draw(self._settings.rates, "fate", *self._names(), custom_id, body)
 
     def _names(self) -> tuple[str, str, str]:
         return self._settings.seed, self.draft.workspace, str(self.draft.ordinal)
 
-    def _asked(self, params: dict[str, Any]) -> Asked:
-        return Asked(params, self._submission.version, self._submission.betas, self._settings.removed_params)
+    def _asked(self, params: dict[str, Any], *, marked: bool = True) -> Asked:
+        headers = self._submission
+        return Asked(params, headers.version, headers.betas, self._settings.removed_params, marked=marked)
 
 
 def take_in(intake: Intake, file: IO[bytes]) -> Batch:

@@ -14,6 +14,7 @@ class Model(Struct, frozen=True):
     line: str
     released: str
     max_tokens: int
+    min_cached: int = 1_024
     extended: bool = False
     max_input_tokens: int = 1_000_000
 
@@ -39,26 +40,28 @@ class Model(Struct, frozen=True):
 
 # Newest first, as the endpoint lists them.
 MODELS = (
-    Model("claude-fable-5-2", "Claude Fable 5.2", "fable", "2026-11-09", 128_000),
-    Model("claude-mythos-5-2", "Claude Mythos 5.2", "mythos", "2026-11-09", 128_000),
-    Model("claude-haiku-5-5", "Claude Haiku 5.5", "haiku", "2026-10-07", 64_000, extended=True),
+    Model("claude-fable-5-2", "Claude Fable 5.2", "fable", "2026-11-09", 128_000, 512),
+    Model("claude-mythos-5-2", "Claude Mythos 5.2", "mythos", "2026-11-09", 128_000, 512),
+    Model("claude-haiku-5-5", "Claude Haiku 5.5", "haiku", "2026-10-07", 64_000, 512, extended=True),
     Model("claude-sonnet-5-5", "Claude Sonnet 5.5", "sonnet", "2026-09-28", 128_000, extended=True),
-    Model("claude-opus-5-5", "Claude Opus 5.5", "opus", "2026-09-22", 128_000, extended=True),
-    Model("claude-fable-5-1", "Claude Fable 5.1", "fable", "2026-09-01", 128_000),
-    Model("claude-mythos-5-1", "Claude Mythos 5.1", "mythos", "2026-09-01", 128_000),
-    Model("claude-fable-5", "Claude Fable 5", "fable", "2026-07-15", 128_000),
-    Model("claude-mythos-5", "Claude Mythos 5", "mythos", "2026-07-15", 128_000),
-    Model("claude-opus-5", "Claude Opus 5", "opus", "2026-07-01", 128_000, extended=True),
+    Model("claude-opus-5-5", "Claude Opus 5.5", "opus", "2026-09-22", 128_000, 512, extended=True),
+    Model("claude-fable-5-1", "Claude Fable 5.1", "fable", "2026-09-01", 128_000, 512),
+    Model("claude-mythos-5-1", "Claude Mythos 5.1", "mythos", "2026-09-01", 128_000, 512),
+    Model("claude-fable-5", "Claude Fable 5", "fable", "2026-07-15", 128_000, 512),
+    Model("claude-mythos-5", "Claude Mythos 5", "mythos", "2026-07-15", 128_000, 512),
+    Model("claude-opus-5", "Claude Opus 5", "opus", "2026-07-01", 128_000, 512, extended=True),
     Model("claude-sonnet-5", "Claude Sonnet 5", "sonnet", "2026-07-01", 128_000, extended=True),
     Model("claude-opus-4-8", "Claude Opus 4.8", "opus", "2026-05-20", 128_000, extended=True),
-    Model("claude-opus-4-7", "Claude Opus 4.7", "opus", "2026-04-16", 128_000, extended=True),
-    Model("claude-mythos-preview", "Claude Mythos Preview", "mythos", "2026-04-07", 128_000),
+    Model("claude-opus-4-7", "Claude Opus 4.7", "opus", "2026-04-16", 128_000, 2_048, extended=True),
+    Model("claude-mythos-preview", "Claude Mythos Preview", "mythos", "2026-04-07", 128_000, 2_048),
     Model("claude-sonnet-4-6", "Claude Sonnet 4.6", "sonnet", "2026-02-17", 64_000, extended=True),
-    Model("claude-opus-4-6", "Claude Opus 4.6", "opus", "2026-02-05", 128_000, extended=True),
-    Model("claude-opus-4-5", "Claude Opus 4.5", "opus", "2025-11-24", 64_000, max_input_tokens=200_000),
-    Model("claude-opus-4-5-20251101", "Claude Opus 4.5", "opus", "2025-11-24", 64_000, max_input_tokens=200_000),
-    Model("claude-haiku-4-5", "Claude Haiku 4.5", "haiku", "2025-10-15", 64_000, max_input_tokens=200_000),
-    Model("claude-haiku-4-5-20251001", "Claude Haiku 4.5", "haiku", "2025-10-15", 64_000, max_input_tokens=200_000),
+    Model("claude-opus-4-6", "Claude Opus 4.6", "opus", "2026-02-05", 128_000, 4_096, extended=True),
+    Model("claude-opus-4-5", "Claude Opus 4.5", "opus", "2025-11-24", 64_000, 4_096, max_input_tokens=200_000),
+    Model("claude-opus-4-5-20251101", "Claude Opus 4.5", "opus", "2025-11-24", 64_000, 4_096, max_input_tokens=200_000),
+    Model("claude-haiku-4-5", "Claude Haiku 4.5", "haiku", "2025-10-15", 64_000, 4_096, max_input_tokens=200_000),
+    Model(
+        "claude-haiku-4-5-20251001", "Claude Haiku 4.5", "haiku", "2025-10-15", 64_000, 4_096, max_input_tokens=200_000
+    ),
     Model("claude-sonnet-4-5", "Claude Sonnet 4.5", "sonnet", "2025-09-29", 64_000, max_input_tokens=200_000),
     Model("claude-sonnet-4-5-20250929", "Claude Sonnet 4.5", "sonnet", "2025-09-29", 64_000, max_input_tokens=200_000),
 )

@@ -4,9 +4,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from airflow_provider_claude_batch.emulator.answer import generate
+from airflow_provider_claude_batch.emulator.cache import CacheTokens
 from airflow_provider_claude_batch.emulator.chance import derived_id, share
-from airflow_provider_claude_batch.emulator.prompt import input_tokens
+from airflow_provider_claude_batch.emulator.message import message
 
 STOPS = {
     "succeeded": "end_turn",
@@ -27,7 +27,6 @@ ERRORS = {
 }
 UNRUN = frozenset({"expired", "canceled"})
 OUTCOMES = frozenset({*STOPS, *ERRORS, *UNRUN})
-REFUSAL = {"type": "refusal", "category": "cyber", "explanation": "The request was declined by the emulator."}
 
 
 class Fate(Struct, frozen=True):
@@ -58,41 +57,14 @@ def draw(rates: dict[str, float], *parts: str | bytes) -> Fate:
     return Fate("succeeded")
 
 
-def result(fate: Fate, params: dict[str, Any], batch_id: str, custom_id: str) -> dict[str, Any]:
+def result(fate: Fate, params: dict[str, Any], batch_id: str, custom_id: str, cached: CacheTokens) -> dict[str, Any]:
     """Write the `result` of one line."""
     if fate.status == "errored":
         return {"type": "errored", "error": _error(fate, batch_id, custom_id)}
     if fate.status != "succeeded":
         return {"type": fate.status}
     message_id = derived_id("msg_", batch_id, custom_id)
-    return {"type": "succeeded", "message": message(params, message_id, "batch", STOPS[fate.outcome])}
-
-
-def message(
-    params: dict[str, Any], message_id: str, service_tier: str, stop_reason: str = "end_turn"
-) -> dict[str, Any]:
-    """Write the message that answers these params, in the key order of the wire."""
-    refused = stop_reason == "refusal"
-    answer = generate(params, stop_reason)
-    return {
-        "model": params["model"],
-        "id": message_id,
-        "type": "message",
-        "role": "assistant",
-        "content": [] if refused else [{"type": "text", "text": answer.text}],
-        "stop_reason": "refusal" if refused else answer.stop_reason,
-        "stop_sequence": answer.stop_sequence,
-        "stop_details": REFUSAL if refused else None,
-        "usage": {
-            "input_tokens": input_tokens(params),
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
-            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
-            "output_tokens": 0 if refused else answer.output_tokens,
-            "service_tier": service_tier,
-            "inference_geo": params.get("inference_geo") or "global",
-        },
-    }
+    return {"type": "succeeded", "message": message(params, message_id, "batch", cached, STOPS[fate.outcome])}
 
 
 def _error(fate: Fate, batch_id: str, custom_id: str) -> dict[str, Any]:

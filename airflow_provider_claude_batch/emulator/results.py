@@ -1,12 +1,14 @@
 """The lines of a results file, in an order of their own, and what can be done to them."""
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from itertools import islice
 
 import msgspec
 
 from airflow_provider_claude_batch.emulator.batch import Batch
+from airflow_provider_claude_batch.emulator.cache import NOT_CACHED, CacheTokens
 from airflow_provider_claude_batch.emulator.faults import Fault
 from airflow_provider_claude_batch.emulator.outcome import Fate, result
 from airflow_provider_claude_batch.emulator.store import Store
@@ -28,7 +30,8 @@ def result_lines(store: Store, batch: Batch) -> Iterator[bytes]:
     for row in store.rows_by_place(batch):
         fate = Fate(row["outcome"], row["message"]) if row["place"] <= batch.cutoff else Fate(batch.leftover)
         params = msgspec.json.decode(row["body"])["params"]
-        line = {"custom_id": row["custom_id"], "result": result(fate, params, batch.id, row["custom_id"])}
+        told = result(fate, params, batch.id, row["custom_id"], _cached(row))
+        line = {"custom_id": row["custom_id"], "result": told}
         yield msgspec.json.encode(line) + b"\n"
 
 
@@ -41,6 +44,12 @@ def tamper(lines: Iterator[bytes], fault: Fault) -> Iterator[bytes]:
     if fault.fault == "crlf":
         return (line[:-1] + b"\r\n" for line in lines)
     return _without_final_newline(lines)
+
+
+def _cached(row: sqlite3.Row) -> CacheTokens:
+    if row["read"] is None:
+        return NOT_CACHED
+    return CacheTokens(row["read"], row["written_5m"], row["written_1h"])
 
 
 def _foreign(line: bytes) -> bytes:

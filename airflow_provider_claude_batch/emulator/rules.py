@@ -1,12 +1,14 @@
 """What the API finds wrong with the params of one request, in its own words."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from airflow_provider_claude_batch.emulator.models import BY_ID
+from airflow_provider_claude_batch.emulator.prefix import Mark, find_marks
 from airflow_provider_claude_batch.emulator.prompt import input_tokens
 
 CLASSIC, REVISED = "2023-06-01", "2026-10-21"
@@ -24,6 +26,12 @@ NOT_IN_BATCHES = ("speed", "fallbacks", "store", "previous_thread_event_id", "ca
 NOT_COUNTED = frozenset({"max_tokens", "stop_sequences", "metadata", "service_tier", "stream"})
 ROLES = ("user", "assistant", "system")
 THINKING = ("enabled", "disabled", "adaptive")
+MAX_MARKS = 4
+TTLS = ("5m", "1h")
+TTL_ORDER = (
+    "a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block. "
+    "Note that blocks are processed in the following order: `tools`, `system`, `messages`."
+)
 
 
 class Asked(Struct, frozen=True):
@@ -34,6 +42,7 @@ class Asked(Struct, frozen=True):
     betas: frozenset[str] = frozenset()
     removed_params: str = "row"
     batched: bool = True
+    marked: bool = True  # whether to look for a cache_control, which takes time where there are many requests
 
 
 class Problem(Struct, frozen=True):
@@ -164,6 +173,32 @@ def _length(asked: Asked) -> Problem | None:
     return Problem(f"prompt is too long: {length} tokens > {model.max_input_tokens} maximum")
 
 
+def _caching(asked: Asked) -> Problem | None:
+    if not asked.marked:
+        return None
+    marks = find_marks(asked.params)
+    if problem := next((problem for mark in marks if (problem := _control(mark))), None):
+        return problem
+    ttls = {mark.at: mark.ttl for mark in marks}
+    if len(ttls) > MAX_MARKS:
+        return Problem(f"A maximum of {MAX_MARKS} blocks with cache_control may be provided. Found {len(ttls)}.")
+    if any(mark.ttl != ttls[mark.at] for mark in marks):
+        return Problem("cache_control.ttl: the last block has a cache_control with another ttl")
+    late = next((after for before, after in pairwise(marks) if (before.ttl, after.ttl) == TTLS), None)
+    return Problem(f"{late.where}.ttl: {TTL_ORDER}") if late else None
+
+
+def _control(mark: Mark) -> Problem | None:
+    if not isinstance(mark.control, dict):
+        return Problem(f"{mark.where}: Input should be a valid dictionary")
+    if mark.control.get("type") != "ephemeral":
+        return Problem(f"{mark.where}.type: Input should be 'ephemeral'")
+    if mark.control.get("ttl", "5m") not in TTLS:
+        return Problem(f"{mark.where}.ttl: Input should be '5m' or '1h'")
+    extra = next((name for name in mark.control if name not in {"type", "ttl"}), None)
+    return Problem(f"{mark.where}.{extra}: {EXTRA}") if extra else None
+
+
 def _dead(url: Any) -> bool:
     if not isinstance(url, str):
         return False
@@ -194,6 +229,7 @@ CHECKS: tuple[Callable[[Asked], Problem | None], ...] = (
     _messages,
     _stop_sequences,
     _thinking,
+    _caching,
     _sources,
     _length,
 )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from airflow_provider_claude_batch.emulator import marked
 from airflow_provider_claude_batch.emulator.batch import RESULT_TYPES, Batch
 from airflow_provider_claude_batch.emulator.chance import MAX_PLACE, new_id
 from airflow_provider_claude_batch.emulator.clock import Clock
@@ -12,11 +13,13 @@ from airflow_provider_claude_batch.emulator.database import Database
 from airflow_provider_claude_batch.emulator.errors import no_such_batch
 from airflow_provider_claude_batch.emulator.outcome import Fate
 from airflow_provider_claude_batch.emulator.page import PageQuery
+from airflow_provider_claude_batch.emulator.prefix import Prefix
 from airflow_provider_claude_batch.emulator.settings import DAY
 
 # requests.id is the batch's number and the request's ordinal in one: submission order without another index.
 ORDINALS = 1 << 20
 PAGE = 200
+WHOLE_SQL = "SELECT * FROM requests LEFT JOIN marked USING (batch, place) WHERE id = ?"
 FORGET_SQL = "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE id >= ? AND id < ? LIMIT 2000)"
 PAGE_SQL = "SELECT * FROM batches WHERE workspace = ? AND position > ? AND position < ? AND NOT deleted"
 
@@ -28,6 +31,7 @@ class Row(Struct, frozen=True):
     place: int
     fate: Fate
     body: bytes
+    prefixes: list[Prefix]
 
 
 class Draft(Struct, frozen=True):
@@ -71,11 +75,13 @@ class Store:
         )
         with self._database.writing() as connection:
             connection.executemany("INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+            marked.insert(connection, draft.number, draft.workspace, ((row.place, row.prefixes) for row in rows))
 
     def discard(self, draft: Draft) -> None:
         self._forget_requests(draft.number)
         with self._database.writing() as connection:
             connection.execute("DELETE FROM batches WHERE number = ?", (draft.number,))
+            marked.forget(connection, draft.number)
 
     def accept(self, draft: Draft, requests: int, duration: float) -> Batch:
         """Make the batch visible and settle how it will end; what is not done after 24 hours expires."""
@@ -86,6 +92,7 @@ class Store:
                 " created_at = ?, duration = ? WHERE number = ?",
                 (requests, now, duration, draft.number),
             )
+            marked.schedule(connection, draft.number, requests, now, duration)
             finished = requests if duration <= DAY else int(requests * DAY / duration)
             _settle(connection, draft.number, End(requests, finished, "expired", now + min(duration, DAY)))
         return self.find(draft.workspace, draft.id)
@@ -104,6 +111,7 @@ class Store:
         # The row stays as a tombstone, so that a list goes on from its id and ordinals do not repeat.
         with self._database.writing() as connection:
             connection.execute("UPDATE batches SET deleted = 1 WHERE number = ?", (batch.number,))
+            marked.forget(connection, batch.number)
         self._forget_requests(batch.number)
 
     def find(self, workspace: str | None, batch_id: str) -> Batch:
@@ -150,7 +158,7 @@ class Store:
     def _whole(self, page: list[sqlite3.Row]) -> Iterator[sqlite3.Row]:
         # One at a time, since a request may be megabytes large.
         for row in page:
-            yield from self._rows("SELECT * FROM requests WHERE id = ?", (row["id"],)).fetchall()
+            yield from self._rows(WHOLE_SQL, (row["id"],)).fetchall()
 
     def _forget_requests(self, number: int) -> None:
         # In pieces, so that other writers get their turn in between.
@@ -175,6 +183,7 @@ class Store:
 
 def _settle(connection: sqlite3.Connection, number: int, end: End) -> None:
     cutoff = _cutoff(connection, number, end)
+    marked.cut_off(connection, number, cutoff, end.ends_at)
     counts = dict.fromkeys(RESULT_TYPES, 0)
     counts |= connection.execute(
         "SELECT status, COUNT(*) FROM requests WHERE batch = ? AND place <= ? GROUP BY status", (number, cutoff)

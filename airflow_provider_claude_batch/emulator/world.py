@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 
+from airflow_provider_claude_batch.emulator.cache import Cache
 from airflow_provider_claude_batch.emulator.chance import derived_id
 from airflow_provider_claude_batch.emulator.clock import Clock
 from airflow_provider_claude_batch.emulator.database import Database
@@ -27,6 +28,7 @@ class World:
         self.database = Database(settings.state)
         self.clock = Clock(self.database, settings.now, settings.speed)
         self.store = Store(self.database, self.clock)
+        self.cache = Cache(self.database)
         self.faults = Faults(self.database)
         self.faults.add([fault for option in settings.faults for fault in parse_fault_option(option)])
         self.journal = Journal(self.database)
@@ -43,7 +45,7 @@ class World:
         return derived_id("wrkspc_", name)
 
     def reset(self) -> None:
-        """Forget batches, faults, calls and clock changes."""
+        """Forget batches, caches, faults, calls and clock changes."""
         self.database.clear()
         self.faults.clear()
         self.clock.reset()

@@ -1,0 +1,58 @@
+"""Orders: what is to be submitted, for whom, and within which limits."""
+
+from datetime import datetime
+
+import msgspec
+
+from airflow_provider_claude_batch import wire_id
+from airflow_provider_claude_batch.errors import GuardExceeded
+from airflow_provider_claude_batch.price import PriceList, dollars
+from airflow_provider_claude_batch.receipt import Estimate, Receipt
+from airflow_provider_claude_batch.request import Defaults, OnInvalid
+from airflow_provider_claude_batch.shard import Shard
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a task instance submits; `unremembered_since` is set where an earlier try left no note."""
+
+    receipt: Receipt
+    deployment: str
+    task_instance: tuple[str, str, str, int]
+    clear_number: int
+    prices: PriceList
+    defaults: Defaults
+    shard_size: int | None = None
+    max_requests: int | None = None
+    max_cost_usd: float | None = None
+    preflight: int = 0
+    prime_cache: bool = False
+    on_invalid: OnInvalid = "fail"
+    unremembered_since: datetime | None = None
+
+    @property
+    def way_to_forget(self) -> str:
+        """Say how a person asks for answers anew."""
+        dag_id, run_id, task_id, map_index = self.task_instance
+        which = f" --map-index {map_index}" if map_index >= 0 else ""
+        return f"`claude-batch forget {dag_id} {run_id} {task_id}{which}` lets this task submit anew when it is cleared"
+
+    def mark(self, shard: Shard, generation: int) -> str:
+        """Prove on the API's side whose shard it is, content and all."""
+        parts = [self.deployment, *self.task_instance, shard.index, shard.digest, generation]
+        return wire_id.mark_of(msgspec.json.encode(parts))
+
+    def guard_size(self, requests: int) -> None:
+        """Refuse more requests than the Dag's author allows."""
+        if self.max_requests is not None and requests > self.max_requests:
+            raise GuardExceeded("max_requests", f"{self.max_requests:,} requests", f"{requests:,}")
+
+    def guard_cost(self, estimate: Estimate) -> None:
+        """Refuse what may cost more than the Dag's author allows; an unknown price is more than any limit."""
+        if self.max_cost_usd is None:
+            return
+        limit = dollars(self.max_cost_usd)
+        if estimate.usd is None:
+            raise GuardExceeded("max_cost_usd", limit, "a model whose price is not known")
+        if estimate.usd > self.max_cost_usd:
+            actual = f"an estimate of about {dollars(estimate.usd)} ({estimate.basis})"
+            raise GuardExceeded("max_cost_usd", limit, actual)

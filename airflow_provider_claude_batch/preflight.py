@@ -1,0 +1,57 @@
+"""Preflight: a first few requests are answered before the rest is paid, so that a bad prompt costs little."""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from airflow_provider_claude_batch import result
+from airflow_provider_claude_batch.errors import ApiRefused, PreflightFailed
+from airflow_provider_claude_batch.note import Note, Notebook
+from airflow_provider_claude_batch.order import Order
+from airflow_provider_claude_batch.price import dollars
+from airflow_provider_claude_batch.request import Request
+from airflow_provider_claude_batch.row import PROBLEMS, is_retryable_error
+
+if TYPE_CHECKING:
+    from airflow_provider_claude_batch.client import Client
+    from airflow_provider_claude_batch.result import Message
+
+log = logging.getLogger(__name__)
+
+
+def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client", notebook: Notebook) -> None:
+    """Have the first requests answered live, each once over all tries, and stop where one has no usable answer."""
+    failures = []
+    for request in requests[note.cover.preflight :]:
+        try:
+            message = client.message(request.params, order.defaults.betas)
+        except ApiRefused as refused:
+            raise PreflightFailed([f"{request.custom_id!r}: {refused}"]) from None
+        note.cover.preflight_usd += _cost(message, order, client.now())
+        if problem := PROBLEMS.get(message.stop_reason or ""):
+            failures.append(f"{request.custom_id!r} was {problem} ({message.stop_reason})")
+        note.cover.preflight += not failures
+        notebook.save(note)
+    if failures:
+        raise PreflightFailed(failures)
+    if requests:
+        log.info("%d requests were answered live first, for %s.", len(requests), dollars(note.cover.preflight_usd))
+
+
+def judge_prime(batch_id: str, client: "Client") -> None:
+    """Stop before the others are sent where the first request, which primes the cache, was refused."""
+    for line in client.results(batch_id):
+        found = result.decode(line)
+        if found is None:
+            continue
+        error = found.result.error
+        if error is not None and not is_retryable_error(error.error.type):
+            raise PreflightFailed([f"the one that primes the cache: {error.error.type}: {error.error.message}"])
+        if found.result.message is None:
+            log.warning("The request that primes the cache was %s: the others may write it anew.", found.result.type)
+
+
+def _cost(message: "Message", order: Order, now: datetime) -> float:
+    cost = order.prices.cost(message.model, message.usage, now.date())
+    return float(cost.live_cost_usd) if cost else 0.0

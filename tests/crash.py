@@ -1,0 +1,187 @@
+"""Crashes: kill a submission at a step of its way, let Airflow go on with it, and ask the API alone what was paid."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Self
+
+import msgspec
+from emulator import Emulator
+from processes import Nursery, Process, Task
+from wire import ANSWER, BODY, DONE, HALF, HEAD, Hold, Wire
+
+DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 512}
+TAIL_CHARS = 16  # of a wire id, after the custom_id itself
+USUAL_SECONDS = 0.5  # that a worker needs for a submission, Airflow's own part included
+
+STEPS = {
+    "counting": "while the tokens are counted, before the note",
+    "noted": "right after something was written into the task_state_store",
+    "connecting": "a create on its way of which nothing has arrived, or ever does",
+    "uploading": "half of a create has arrived",
+    "delayed": "all of a create has left the worker, and arrives during the retry",
+    "accepted": "the API has taken the batch, and its answer is on its way",
+    "answered": "the answer has arrived, up to 30 ms ago",
+    "alive": "not killed but cut off: the worker lives on and its create arrives during the retry",
+    "random": "any moment",
+}
+NEEDS_STORE = {"noted"}
+_HELD = {
+    "counting": ("count_tokens", HEAD),
+    "connecting": ("create", HEAD),
+    "uploading": ("create", HALF),
+    "delayed": ("create", BODY),
+    "accepted": ("create", ANSWER),
+    "answered": ("create", DONE),
+    "alive": ("create", HEAD),
+}
+
+
+class Crash:
+    """One submission that is killed at a step; a context manager would hide its order, so call what happens."""
+
+    def __init__(self, task: Task, wire: Wire, step: str, rng: random.Random, shards: int) -> None:
+        self._task, self._wire, self._step, self._rng = task, wire, step, rng
+        operation, moment = _HELD.get(step, (None, None))
+        nth = rng.randint(1, shards) if operation == "create" else 1
+        self._hold: Hold | None = wire.hold(operation, moment, nth) if operation and moment else None
+
+    def strike(self) -> None:
+        """Run the first try as far as the step, and kill it there."""
+        first = self._task.start()
+        if self._hold:
+            first.wait(self._hold.reached.is_set)
+        elif self._step == "noted":
+            self._wait_for_note(first)
+        else:
+            first.wait(seconds=self._rng.uniform(0, USUAL_SECONDS))
+        if self._step == "answered":
+            time.sleep(self._rng.uniform(0, 0.03))
+        if self._step == "alive":
+            self._task.abandon(first)
+        else:
+            self._task.kill(first)
+        if self._step in {"delayed", "alive"}:
+            self._arrive_late()
+        self._wire.clear()
+        if self._step == "alive":
+            first.wait()
+            first.kill()
+
+    def strike_again(self, times: int) -> None:
+        """Kill what comes after it too, at any moment."""
+        for _ in range(times):
+            if self._task.is_finished:
+                return
+            process = self._task.start()
+            process.wait(seconds=self._rng.uniform(0, USUAL_SECONDS))
+            self._task.kill(process)
+
+    def _wait_for_note(self, process: Process) -> None:
+        seen: list[Any] = [[]]
+        which = self._rng.randint(1, 5)
+
+        def is_due() -> bool:
+            if (notes := self._task.notes) not in seen:
+                seen.append(notes)
+            return len(seen) > which
+
+        process.wait(is_due)
+
+    def _arrive_late(self) -> None:
+        """Let the create arrive once the next try has looked for it."""
+        assert self._hold
+        looked = self._wire.hold("list", DONE)
+        second = self._task.start()
+        second.wait(looked.reached.is_set)
+        self._hold.release()
+        looked.release()
+        self._hold.over.wait(5)
+        self._task.end(second)
+
+
+class Verdict(msgspec.Struct):
+    """What the API took, and what the task says that it sent."""
+
+    twice: list[str]
+    never: list[str]
+    cancelled: list[str]
+    unnamed: list[str]
+    invented: list[str]
+
+    @classmethod
+    def of(cls, emulator: Emulator, task: Task, custom_ids: Iterable[str], foreign: Iterable[str] = ()) -> Self:
+        """Judge by the emulator's journal; the batches of others, which are known, are left out."""
+        own, named = set(paid(emulator)) - set(foreign), Counter(task.batch_ids)
+        times = Counter(line["custom_id"][:-TAIL_CHARS] for batch_id in own for line in emulator.submitted(batch_id))
+        return cls(
+            twice=[custom_id for custom_id, number in times.items() if number > 1],
+            never=[custom_id for custom_id in custom_ids if not times[custom_id]],
+            cancelled=[call["batch_id"] for call in emulator.journal(operation="cancel")],
+            unnamed=sorted(own - set(named)),
+            invented=[batch_id for batch_id, number in named.items() if number > 1 or batch_id not in own],
+        )
+
+    @property
+    def is_clean(self) -> bool:
+        return not any(msgspec.structs.astuple(self))
+
+
+class Result(msgspec.Struct):
+    """How one crash ended."""
+
+    step: str
+    store: bool
+    kills: int
+    state: str
+    seconds: float
+    verdict: Verdict
+
+
+def crash(
+    nursery: Nursery, emulator: Emulator, wire: Wire, step: str, *, store: bool, seed: object, more_kills: int = 0
+) -> Result:
+    """Crash one submission of several shards, let it come to its end, and judge."""
+    begin, rng = time.monotonic(), random.Random(str(seed))
+    emulator.reset()
+    shards = rng.randint(1, 4)
+    requests = shards * 2 - rng.randint(0, 1)
+    arguments = {"count": requests, "shard_size": 2}
+    task = Task(nursery, emulator, "crash:submission", arguments, wire=wire, store=store)
+    struck = Crash(task, wire, step, rng, shards)
+    struck.strike()
+    struck.strike_again(more_kills)
+    state = task.finish()
+    verdict = Verdict.of(emulator, task, [request["custom_id"] for request in some_requests(requests)])
+    return Result(step, store, task.kills, state, time.monotonic() - begin, verdict)
+
+
+def paid(emulator: Emulator) -> list[str]:
+    """Return the batches that the API took, in this order, whoever got to know of them."""
+    return [call["batch_id"] for call in emulator.journal(operation="create") if call["batch_id"]]
+
+
+def submission(count: int, shard_size: int, retries: int = 30) -> Any:
+    """Build the Dag of one submit task."""
+    from airflow.sdk import DAG
+
+    from airflow_provider_claude_batch import ClaudeBatchOperator
+
+    with DAG("crash", schedule=None) as dag:
+        ClaudeBatchOperator(
+            task_id="submit",
+            requests=some_requests(count),
+            defaults=DEFAULTS,
+            shard_size=shard_size,
+            retries=retries,
+            retry_delay=0,
+        )
+    return dag
+
+
+def some_requests(count: int) -> list[dict[str, Any]]:
+    return [
+        {"custom_id": f"r-{n}", "params": {"messages": [{"role": "user", "content": f"Say hello {n}"}]}}
+        for n in range(count)
+    ]
