@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test lint format test-wheel build constraints clean
+.PHONY: help demo ui test lint format test-wheel test-s3 build constraints clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,12 +30,15 @@ format: $(INSTALLED) ## Mend what can be mended
 test-wheel: $(INSTALLED) ## Install the built wheel into an empty environment, and run the README's Dag there
 	@$(BIN)/python -m pytest -m wheel $(ARGS)
 
+test-s3: $(INSTALLED) ## Read requests from a server of S3, in an environment of its own
+	@$(BIN)/python -m pytest -m s3 $(ARGS)
+
 build: $(INSTALLED) ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build
 
 constraints: $(INSTALLED) ## Write constraints.txt anew, with the newest versions that fit together
 	@echo "# What the tests, the demo and the documentation ran with; made anew by 'make constraints'." > constraints.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --group s3 \
 		--no-header --no-annotate --no-emit-index-url pyproject.toml >> constraints.txt
 
 clean: ## Remove everything that was made here

@@ -18,6 +18,31 @@ def main() -> None:
 
 
 @app.command()
+def forget(
+    dag: Annotated[str, typer.Argument(help="The Dag's id.")],
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+    task: Annotated[str, typer.Argument(help="The id of the task that submits.")],
+    *,
+    map_index: Annotated[int, typer.Option(help="Which of a mapped task.")] = -1,
+) -> None:
+    """Let a task submit anew, and pay again, when it is cleared; run it where `airflow` reaches its database."""
+    from airflow_provider_claude_batch.errors import ClaudeBatchError
+    from airflow_provider_claude_batch.forget import forget as forget_note
+
+    try:
+        noted = forget_note(dag, run, task, map_index)
+    except ClaudeBatchError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    submitted = noted.submission
+    typer.echo(
+        f"Forgotten: {submitted.requests:,} requests, submitted at {submitted.submitted_at:%Y-%m-%d %H:%M} UTC as "
+        f"{submitted.submission}. When {task} is cleared, they are submitted and paid again; batches that still run are "
+        "cancelled then."
+    )
+
+
+@app.command()
 def emulate(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

@@ -11,6 +11,7 @@ from airflow_provider_claude_batch.errors import Misconfigured, TakenOver
 from airflow_provider_claude_batch.receipt import Part, Receipt, as_json, replace
 
 KEY = "claude_batch"
+FORGET = f"{KEY}_forget"
 _CLAIM = f"{KEY}_claim"
 _SHARDS_ON_A_PAGE = 150
 
@@ -51,7 +52,7 @@ class Cover(msgspec.Struct, omit_defaults=True):
     submission: Receipt
     begun_at: datetime
     generation: int = 0
-    forgotten: bool = False
+    forget_seen: str | None = None
     preflight: int = 0
     preflight_usd: float = 0.0
     waits: int = 0
@@ -64,6 +65,7 @@ class Note(msgspec.Struct):
 
     cover: Cover
     shards: list[NotedShard]
+    forgotten: bool = False
 
     @property
     def receipt(self) -> Receipt:
@@ -129,6 +131,12 @@ class Notebook:
         """What a trigger has to carry, because nothing else keeps it."""
         return None if self.is_kept else dict(self._memory)
 
+    @property
+    def forget(self) -> str | None:
+        """When a person last asked that the task submits anew."""
+        moment = self._store.get(FORGET)
+        return moment if isinstance(moment, str) else None
+
     def read(self) -> Note | None:
         """Return what an earlier try wrote down."""
         value = self._store.get(KEY)
@@ -140,7 +148,8 @@ class Notebook:
             raise Misconfigured(
                 "The note of an earlier try has lost a page, so nothing was sent: what it paid is unknown."
             )
-        return Note(cover, [shard for page in pages for shard in msgspec.convert(page, list[NotedShard])])
+        shards = [shard for page in pages for shard in msgspec.convert(page, list[NotedShard])]
+        return Note(cover, shards, self.forget != cover.forget_seen)
 
     def take_over(self) -> Note | None:
         """Go on from what an earlier try wrote down; from here on it sends nothing more, should it be alive."""

@@ -127,13 +127,14 @@ class Columns(msgspec.Struct, frozen=True):
 
     def to_request(self, custom_id: Any, content: Any) -> dict[str, Any]:
         """Make a request of two values; where they make none, it is left to the reader of requests to say so."""
-        if not self.is_prompt:
-            params = _decoded(content)
-        elif content is None:
-            params = None
-        else:
-            params = {"messages": [{"role": "user", "content": _text(content)}]}
-        return {"custom_id": _text(custom_id), "params": params}
+        params = self._of_prompt(content) if self.is_prompt else _decoded(content)
+        return {"custom_id": _id(custom_id), "params": params}
+
+    def _of_prompt(self, content: Any) -> Any:
+        if isinstance(content, dict | list):
+            raise Misconfigured(f"Column {self.content!r} holds a {type(content).__name__}, no text: is it the params?")
+        text = _text(content)
+        return None if text is None else {"messages": [{"role": "user", "content": text}]}
 
 
 def find_connection(conn_id: str) -> Any:
@@ -189,11 +190,16 @@ def _text(value: Any) -> str | None:
         return value
     if not isinstance(value, bytes | bytearray | memoryview):
         return str(value)
-    raw = bytes(value)
     try:
-        return raw.decode()
+        return bytes(value).decode()
     except UnicodeDecodeError:
-        return raw.hex()
+        return None
+
+
+def _id(value: Any) -> str | None:
+    """Write an id as text; a binary one in hexadecimal."""
+    text = _text(value)
+    return bytes(value).hex() if text is None and value is not None else text
 
 
 def _decoded(value: Any) -> Any:
@@ -226,8 +232,8 @@ def _is_final(error: Exception, state: str) -> bool:
         return state[:2] not in _PASSING_STATES
     if sqlite := getattr(error, "sqlite_errorcode", None):
         return sqlite & 0xFF not in _SQLITE_PASSING
-    if error.args and isinstance(error.args[0], int) and not isinstance(error, OSError):
-        return error.args[0] in _MYSQL_FINAL
+    if mysql := _mysql_code(error):
+        return mysql in _MYSQL_FINAL
     classes = {one.__name__ for one in type(error).__mro__}
     return bool(classes & _FINAL_CLASSES) or isinstance(error, AirflowException | ImportError)
 
@@ -238,8 +244,13 @@ def _is_on_the_query(error: Exception, state: str) -> bool:
         state[:2] in _STATES_OF_THE_QUERY
         or type(error).__name__ in _DUCKDB_ON_THE_QUERY
         or getattr(error, "sqlite_errorcode", None) == _SQLITE_ERROR
-        or (bool(error.args) and error.args[0] in _MYSQL_FINAL)
+        or _mysql_code(error) in _MYSQL_FINAL
     )
+
+
+def _mysql_code(error: Exception) -> int:
+    first = error.args[0] if error.args else 0
+    return first if isinstance(first, int) and not isinstance(error, OSError) else 0
 
 
 def _state(error: Exception) -> str:

@@ -60,7 +60,7 @@ class Defaults(msgspec.Struct, frozen=True):
         params = dict(defaults or {})
         betas = params.pop("betas", None) or ()
         betas = (betas,) if isinstance(betas, str) else betas
-        if not isinstance(betas, list | tuple) or not all(isinstance(beta, str) for beta in betas):
+        if not isinstance(betas, list | tuple) or not all(_is_header(beta) for beta in betas):
             raise Misconfigured("betas in defaults takes a name, or a list of names.")
         return cls(params, tuple(betas))
 
@@ -71,6 +71,10 @@ class Defaults(msgspec.Struct, frozen=True):
         if not isinstance(blocks, list) or not blocks or not isinstance(blocks[-1], dict):
             raise Misconfigured("prime_cache= needs a system prompt in defaults: that is what the requests share.")
         return [*blocks[:-1], {**blocks[-1], "cache_control": _CACHED_FOR_AN_HOUR}]
+
+
+def _is_header(text: Any) -> bool:
+    return isinstance(text, str) and bool(text) and text.isascii() and text.isprintable()
 
 
 class _Offence(ValueError):
@@ -221,7 +225,11 @@ def _normal(value: Any) -> Any:
         return {key: _normal(item) for key, item in value.items() if not _is_caching(key, item)}
     if isinstance(value, list | tuple):
         return [_normal(item) for item in value]
-    return _normal_number(value) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return _normal_number(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    raise TypeError(value)
 
 
 def _holds_float(value: Any) -> bool:

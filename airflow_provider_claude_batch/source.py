@@ -207,9 +207,17 @@ def _explanation(error: Exception, name: str) -> ClaudeBatchError:  # noqa: PLR0
             return _unavailable(error, name)
         case OSError(errno=code) if code in _FINAL_ERRNOS:
             return Misconfigured(f"{name} cannot be read: {os.strerror(code)}.")
-        case gzip.BadGzipFile() | zlib.error() | EOFError() | ValueError() | OSError(errno=None):
-            return Misconfigured(f"{name} is damaged or cut off ({type(error).__name__}): write it again.")
+    if _is_damage(error, name):
+        return Misconfigured(f"{name} is damaged or cut off ({type(error).__name__}): write it again.")
     return _unavailable(error, name)
+
+
+def _is_damage(error: Exception, name: str) -> bool:
+    """Tell what is wrong inside of a file; Arrow raises a bare OSError for a part of it."""
+    if isinstance(error, gzip.BadGzipFile | zlib.error | EOFError | UnicodeDecodeError):
+        return True
+    is_bare = isinstance(error, OSError) and error.errno is None and name.lower().endswith(".parquet")
+    return is_bare or type(error).__module__.startswith("pyarrow")
 
 
 def _not_installed(error: ImportError, name: str) -> Misconfigured:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 def accepted(notebook: Notebook, clear_number: int) -> Receipt | None:
     """Return the receipt of an earlier try that submitted everything, unless the task was cleared since."""
     noted = notebook.read()
-    if noted is None or not noted.is_complete or noted.cover.forgotten or noted.cover.clear_number != clear_number:
+    if noted is None or not noted.is_complete or noted.forgotten or noted.cover.clear_number != clear_number:
         return None
     log.info("An earlier try submitted all of it: %s. Nothing was sent.", _named(noted))
     return noted.receipt
@@ -79,7 +79,7 @@ class Submission:
         shards = cut(survey.observe(reading), spool, order.shard_size, prime=order.prime_cache)
         note = self._reconcile(shards, noted)
         if note is None and shards:
-            note = self._open(shards, survey, reading, noted.cover.generation if noted else 0)
+            note = self._open(shards, survey, reading, noted)
         if noted is not None and note is not noted:
             self._cancel(noted)
         if note is None:
@@ -90,11 +90,11 @@ class Submission:
         return self._send_all(shards, note)
 
     def _is_current(self, noted: Note) -> bool:
-        return noted.cover.clear_number == self._order.clear_number and not noted.cover.forgotten
+        return noted.cover.clear_number == self._order.clear_number and not noted.forgotten
 
     def _reconcile(self, shards: list[Shard], noted: Note | None) -> Note | None:
         """Take the noted submission up where the requests are the same; None where a new one is due."""
-        if noted is None or noted.cover.forgotten:
+        if noted is None or noted.forgotten:
             return None
         if noted.digests != [shard.digest for shard in shards]:
             if self._is_current(noted) and noted.was_begun:
@@ -138,7 +138,8 @@ class Submission:
                 f"{shard.requests:,}",
             )
 
-    def _open(self, shards: list[Shard], survey: Survey, reading: Reading, generation: int) -> Note:
+    def _open(self, shards: list[Shard], survey: Survey, reading: Reading, before: Note | None) -> Note:
+        generation = 0 if before is None else before.cover.generation + before.forgotten
         order, total = self._order, sum(shard.requests for shard in shards)
         order.guard_size(total)
         today = self._client.now().date()
@@ -159,7 +160,7 @@ class Submission:
         noted = [NotedShard(order.mark(one, generation), one.digest, one.requests, one.bytes) for one in shards]
         if order.unremembered_since:
             _doubt_all(noted, order.unremembered_since, now)
-        return Note(Cover(order.clear_number, receipt, now, generation), noted)
+        return Note(Cover(order.clear_number, receipt, now, generation, self._notebook.forget), noted)
 
     def _send_all(self, shards: list[Shard], note: Note) -> Receipt | Pause:
         """Send what is not in doubt, then find out about what is, until all of it has an id."""

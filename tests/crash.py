@@ -11,6 +11,7 @@ from emulator import Emulator
 from processes import Nursery, Process, Task
 from wire import ANSWER, BODY, DONE, HALF, HEAD, Hold, Wire
 
+RETRIES: dict[str, Any] = {"retries": 30, "retry_delay": 0}
 DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 512}
 TAIL_CHARS = 16  # of a wire id, after the custom_id itself
 USUAL_SECONDS = 0.5  # that a worker needs for a submission, Airflow's own part included
@@ -162,22 +163,41 @@ def paid(emulator: Emulator) -> list[str]:
     return [call["batch_id"] for call in emulator.journal(operation="create") if call["batch_id"]]
 
 
-def submission(count: int, shard_size: int, retries: int = 30) -> Any:
+def submission(count: int, shard_size: int = 2) -> Any:
     """Build the Dag of one submit task."""
+    from airflow.sdk import DAG
+
+    with DAG("crash", schedule=None) as dag:
+        submit(task_id="submit", requests=some_requests(count), shard_size=shard_size)
+    return dag
+
+
+def equals(count: int) -> Any:
+    """Build a Dag that submits the same requests three times: from two mapped tasks, and from another."""
     from airflow.sdk import DAG
 
     from airflow_provider_claude_batch import ClaudeBatchOperator
 
     with DAG("crash", schedule=None) as dag:
-        ClaudeBatchOperator(
-            task_id="submit",
-            requests=some_requests(count),
-            defaults=DEFAULTS,
-            shard_size=shard_size,
-            retries=retries,
-            retry_delay=0,
-        )
+        mapped = ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS, **RETRIES)
+        mapped.expand(requests=[some_requests(count), some_requests(count)])
+        submit(task_id="other", requests=some_requests(count))
     return dag
+
+
+def submit(**arguments: Any) -> None:
+    from airflow_provider_claude_batch import ClaudeBatchOperator
+
+    ClaudeBatchOperator(defaults=DEFAULTS, **RETRIES, **arguments)
+
+
+def lose_patience() -> None:
+    """Wait a second for the answer to a create."""
+    import httpx2
+
+    from airflow_provider_claude_batch import client
+
+    client._CREATE_TIMEOUT = httpx2.Timeout(1.0)
 
 
 def some_requests(count: int) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -46,6 +47,9 @@ def serve(modules: list[str]) -> None:
             reply(answers, {"pid": pid})
         else:
             run_child(order)
+    for pid in outcomes:  # nobody asks for them any more
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def reply(answers: IO[str], answer: Any) -> None:

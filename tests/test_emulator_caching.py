@@ -1,6 +1,8 @@
 """What the emulator's prompt cache reads and writes, and when."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import httpx2
 import pytest
@@ -25,7 +27,10 @@ MINIMA = {
     "claude-opus-4-6": 4096,
     "claude-haiku-4-5": 4096,
 }
-ORDER = "Note that blocks are processed in the following order: `tools`, `system`, `messages`."
+TTL_ORDER = (
+    "cache_control.ttl: a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block. "
+    "Note that blocks are processed in the following order: `tools`, `system`, `messages`."
+)
 pytestmark = pytest.mark.usefixtures("stopped_clock")
 
 
@@ -190,6 +195,7 @@ def test_a_cache_control_at_the_top_stands_on_the_last_block(http):
 def test_the_cache_control_at_the_top_passes_over_a_block_that_cannot_bear_it(http):
     asked = params(block(600), user=[{"type": "text", "text": ""}], cache_control={"type": "ephemeral"})
     assert live(http, asked) == (600, 0)
+    assert live(http, params(block(600, "5m"))) == (0, 600)
 
 
 def test_neither_the_order_of_keys_nor_another_cache_control_makes_another_prefix(http):
@@ -197,6 +203,12 @@ def test_neither_the_order_of_keys_nor_another_cache_control_makes_another_prefi
     assert live(http, params(dict(reversed(block(600, "1h").items())))) == (0, 600)
     assert live(http, params(block(600), block(1, "5m"))) == (1, 600)
     assert live(http, params(block(600, "5m", "y"))) == (600, 0)
+
+
+def test_whose_turn_it_is_makes_another_prefix(http):
+    for role in ("user", "assistant"):
+        turns = [{"role": role, "content": [block(600, "5m")]}]
+        assert live(http, {"model": MODEL, "max_tokens": 9, "messages": turns}) == (600, 0)
 
 
 def test_models_and_workspaces_have_caches_of_their_own(http, emulator):
@@ -229,12 +241,12 @@ def test_a_live_message_reads_what_a_running_batch_has_finished_by_then_and_no_m
 
 
 def test_two_batches_at_once_meet_the_cache_in_the_order_of_the_clock(http, emulator):
-    slow = batch_of(http, *[params(block(600, "5m"), user=f"Q {at}") for at in range(4)])
-    emulator.advance(BATCH_SECONDS / 2 + 1)
-    late = batch_of(http, params(block(600, "5m")))
-    emulator.advance(BATCH_SECONDS)
-    assert [told(usage) for usage in usages(http, late)] == [(0, 600)]
-    assert [told(usage) for usage in usages(http, slow)] == [(600, 0), *[(0, 600)] * 3]
+    emulator.fault("slow_batch", seconds=BATCH_SECONDS * 3)
+    slow = batch_of(http, *[params(block(600, "5m"), user=f"Q {at}") for at in range(2)])
+    quick = batch_of(http, *[params(block(600, "5m"), user=f"Q {at}") for at in range(4)])
+    emulator.advance(BATCH_SECONDS * 3)
+    assert [told(usage) for usage in usages(http, slow)] == [(0, 600)] * 2
+    assert [told(usage) for usage in usages(http, quick)] == [(600, 0), *[(0, 600)] * 3]
 
 
 @pytest.mark.parametrize("outcome", ["overloaded_error", "invalid_request_error", "expired", "canceled"])
@@ -289,6 +301,21 @@ def test_what_a_deleted_batch_wrote_stays_warm(http, emulator):
     assert live(http, params(block(600, "1h"))) == (0, 600)
 
 
+def test_a_refused_and_a_deleted_batch_leave_no_prefixes_behind(http, emulator):
+    row = {"custom_id": "twice", "params": params(block(600, "1h"))}
+    assert http.post(BATCHES, json={"requests": [row, row]}).status_code == 400
+    batch_id = batch_of(http, params(block(600, "1h")))
+    assert stored_prefixes(emulator) == 1
+    emulator.advance(BATCH_SECONDS)
+    http.delete(f"{BATCHES}/{batch_id}").raise_for_status()
+    assert stored_prefixes(emulator) == 0
+
+
+def stored_prefixes(emulator):
+    with closing(sqlite3.connect(emulator.state)) as connection:
+        return connection.execute("SELECT COUNT(*) FROM marked").fetchone()[0]
+
+
 def test_a_refusal_and_a_cut_answer_count_as_run(http, emulator):
     emulator.faults(*({"fault": "row", "outcome": outcome} for outcome in ("refusal", "truncated")))
     assert run(http, emulator, *[params(block(600, "5m"))] * 2) == [(600, 0), (0, 600)]
@@ -304,17 +331,17 @@ def test_a_download_repeats_its_numbers_whatever_came_between(http, emulator):
     assert results(http, batch_id) == first
 
 
-@pytest.mark.parametrize("early", [False, True])
-def test_numbers_and_warmth_outlast_a_restart_before_or_after_the_first_download(early):
+@pytest.mark.parametrize("downloads", [0, 1])
+def test_numbers_and_warmth_outlast_a_restart_before_and_after_a_first_download(downloads):
     with Emulator(*EMULATOR) as emulator, httpx2.Client(base_url=emulator.base_url, headers=HEADERS) as http:
         emulator.clock(freeze=True)
         batch_id = batch_of(http, *[params(block(600, "1h"), user=f"Q {at}") for at in range(20)])
         emulator.advance(BATCH_SECONDS)
-        before = None if early else results(http, batch_id)
+        seen = [results(http, batch_id) for _ in range(downloads)]
         emulator.restart()
-        assert before in (None, results(http, batch_id))
         assert [told(usage) for usage in usages(http, batch_id)] == [(600, 0), *[(0, 600)] * 19]
         assert live(http, params(block(600, "1h"))) == (0, 600)
+        assert seen == [results(http, batch_id)] * downloads
 
 
 def test_a_reset_forgets_what_is_warm(http, emulator):
@@ -323,7 +350,7 @@ def test_a_reset_forgets_what_is_warm(http, emulator):
     emulator.reset()
     emulator.clock(freeze=True)
     assert live(http, params(block(600, "1h"))) == (600, 0)
-    emulator.advance(BATCH_SECONDS)
+    emulator.advance(BATCH_SECONDS + 60)
     assert live(http, params(block(700, "1h"))) == (700, 0)
 
 
@@ -348,13 +375,11 @@ REFUSED = [
     ),
     (
         params(block(1, "5m"), user=[block(1), block(1, "1h")]),
-        "messages.0.content.1.cache_control.ttl: a ttl='1h' cache_control block must not come after a ttl='5m' "
-        f"cache_control block. {ORDER}",
+        f"messages.0.content.1.{TTL_ORDER}",
     ),
     (
         params(block(1), {**block(1), "cache_control": {"type": "ephemeral"}}, block(1, "1h")),
-        "system.2.cache_control.ttl: a ttl='1h' cache_control block must not come after a ttl='5m' "
-        f"cache_control block. {ORDER}",
+        f"system.2.{TTL_ORDER}",
     ),
     (params(block(1, "2h")), "system.0.cache_control.ttl: Input should be '5m' or '1h'"),
     (

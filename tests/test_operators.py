@@ -175,7 +175,7 @@ MISTAKES = {
     "max_tokens must be a whole number": {"requests": bad(max_tokens=0)},
     "betas are a header of the whole batch": {"requests": bad(betas=["x"])},
     "batches do not take stream": {"requests": bad(stream=True)},
-    "requests= takes a list of dicts, and was given a str": {"requests": "no path yet"},
+    "requests= takes a list of dicts, a path or URI": {"requests": "requests.csv"},
     "max_requests allows 2 requests, and this submission has 3": {"requests": some_requests(), "max_requests": 2},
     "max_cost_usd allows $0.00": {"requests": some_requests(), "max_cost_usd": 0.0},
     "is of type 'openai'": {"requests": some_requests(), "conn_id": "of_another_kind"},

@@ -13,7 +13,22 @@ PACKAGE = ROOT.name
 BEHIND_ALL = {"__init__", "errors"}
 SUBJECT = {"request", "wire_id", "batch", "watch", "result", "row", "price", "receipt", "tally", "retry"}
 EDGES = {"client", "shard", "estimate", "load", "writers"}
-AIRFLOW = {"connection", "note", "order", "fate", "preflight", "submit", "task", "operators", "query", "sensor", "source", "trigger", "provider"}
+AIRFLOW = {
+    "connection",
+    "forget",
+    "note",
+    "order",
+    "fate",
+    "preflight",
+    "submit",
+    "task",
+    "operators",
+    "query",
+    "sensor",
+    "source",
+    "trigger",
+    "provider",
+}
 BY_HAND = {"cli", "emulator"}
 IMPURE = {
     "asyncio",

@@ -286,11 +286,8 @@ def test_cleared_after_its_results_are_deleted_it_says_how_to_ask_anew(task_inst
 def test_forgotten_it_is_a_new_submission_with_marks_of_its_own(task_instance: Task, emulator: Any) -> None:
     emulator.clock(freeze=True)
     old = task_instance.run(some_requests())
-    notebook = task_instance.notebook()
-    note = notebook.take_over()
-    assert note is not None
-    note.cover.forgotten, note.cover.generation = True, note.cover.generation + 1
-    notebook.save(note)
+    assert task_instance.store is not None
+    task_instance.store.set("claude_batch_forget", "2026-11-21T00:00:00")
     new = task_instance.run(some_requests())
     assert new.batches[0].mark != old.batches[0].mark
     assert cancelled(emulator) == list(old.batch_ids)

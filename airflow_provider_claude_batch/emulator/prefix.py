@@ -38,7 +38,7 @@ class Prefix(Struct, frozen=True, array_like=True):
 
 
 def find_marks(params: dict[str, Any]) -> list[Mark]:
-    """Find the breakpoints in the order of the prompt."""
+    """Find the breakpoints in the order of the prompt, and that of the params last."""
     blocks = list(_blocks(params))
     marks = [
         Mark(at, f"{where}.cache_control", block["cache_control"])
@@ -46,10 +46,10 @@ def find_marks(params: dict[str, Any]) -> list[Mark]:
         if block.get("cache_control") is not None
     ]
     if params.get("cache_control") is not None:
-        # That of the params stands on the last block that can bear it, or nowhere.
+        # It stands on the last block that can bear it, or nowhere.
         last = [at for at, (_, _, block) in enumerate(blocks) if _cacheable(block)][-1:]
         marks += [Mark(at, "cache_control", params["cache_control"]) for at in last]
-    return sorted(marks, key=lambda mark: mark.at)
+    return marks
 
 
 def find_prefixes(params: dict[str, Any], workspace: str) -> list[Prefix]:
