@@ -73,6 +73,7 @@ def warm_up(modules: list[str]) -> None:
     for module in PRELOADED + modules:
         importlib.import_module(module)
     asyncio.run(call_once(in_process_api_server().app))
+    rehearse()
     if threading.active_count() != 1:
         raise RuntimeError("a thread is running: forks would be unsafe")
 
@@ -91,6 +92,20 @@ def initialise_database() -> None:
 
     initdb()
     dispose_orm()
+
+
+def rehearse() -> None:
+    """Load what Airflow loads when it first needs it: its mappers, plugins and the names of its metrics."""
+    from airflow.models.taskinstance import stats
+    from airflow.sdk import DAG, BaseOperator
+    from airflow.serialization.serialized_objects import DagSerialization
+    from sqlalchemy.orm import configure_mappers
+
+    configure_mappers()
+    with DAG("rehearsal") as dag:
+        BaseOperator(task_id="nothing")
+    DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+    stats.incr("ti_failures", tags={"dag_id": "rehearsal", "task_id": "nothing"})
 
 
 async def call_once(app: Any) -> None:
@@ -279,7 +294,7 @@ def create_run(dag: Any, scheduled: Any, session: Any) -> Any:
 
 def bury(ti: Any, session: Any) -> None:
     """Do what the scheduler does when a task's heartbeat has stopped, or its executor lost it."""
-    if ti.state == "running":
+    if ti.state in {"running", "restarting"}:
         ti.handle_failure("the worker was killed", session=session)
     elif ti.state == "queued":
         ti.state = "scheduled"

@@ -1,10 +1,15 @@
 """The README says what is true: its Dag runs as printed, its tables name what there is."""
 
+import json
 import re
 import runpy
+import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+from airflow.sdk import DAG
 from runs import states
 
 from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor
@@ -14,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def first_dag(folder: Path) -> Any:
@@ -34,6 +39,31 @@ def test_the_first_dag_runs_as_printed(tmp_path: Path, emulator: Any, run_dag: A
         ("ticket-102", "technical"),
         ("ticket-103", "billing"),
     ]
+
+
+def from_a_query(path: Path) -> Any:
+    with DAG("from_a_query", schedule=None) as found:
+        runpy.run_path(str(path))
+    return found
+
+
+def test_the_query_of_the_guide_to_submitting_runs_as_printed(
+    tmp_path: Path, emulator: Any, run_dag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = blocks("python", (ROOT / "docs" / "submitting.md").read_text())
+    (tmp_path / "submit.py").write_text(code)
+    now = datetime.now(UTC)
+    with sqlite3.connect(tmp_path / "tickets.sqlite") as tickets:
+        tickets.execute("CREATE TABLE tickets (id INTEGER, body TEXT, day TEXT)")
+        tickets.executemany(
+            "INSERT INTO tickets VALUES (?, 'Where is my invoice?', ?)", [(2, f"{now:%Y-%m-%d}"), (1, "2020-01-01")]
+        )
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "tickets.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    run = run_dag(from_a_query(tmp_path / "submit.py"), logical_date=now)
+    assert states(run) == {"submit": "success"}
+    (call,) = emulator.journal(operation="create")
+    assert [one["custom_id"][:-16] for one in emulator.submitted(call["batch_id"])] == ["2"]
 
 
 def test_the_table_of_columns_names_every_column() -> None:
