@@ -51,16 +51,17 @@ def settle(note: Note, client: "Client", notebook: Notebook) -> Pause | None:
     doubtful = note.in_doubt
     if not doubtful:
         return None
-    candidates = _candidates(note, doubtful, client)
-    suspects = [batch for batch in candidates if not batch.ended or not _is_proved(batch, doubtful, client)]
+    candidates = _candidates(note, list(doubtful.values()), client)
+    by_mark = {shard.mark: shard for shard in doubtful.values()}
+    suspects = [batch for batch in candidates if not batch.ended or not _is_proved(batch, by_mark, client)]
     pauses = []
-    for shard in doubtful:
+    for index, shard in doubtful.items():
         if shard.id:
             log.info("Batch %s is ours: its results bear the mark of what was sent. Nothing is sent again.", shard.id)
         elif pause := _judge(shard, suspects, client.now()):
             pauses.append(pause)
             continue
-        notebook.update(note, shard)
+        notebook.update(note, index)
     return _first(pauses)
 
 
@@ -83,16 +84,15 @@ def _could_be(batch: Batch, shard: NotedShard) -> bool:
     return shard.sent_at - _SLACK <= batch.created_at <= shard.give_up_at + GRACE
 
 
-def _is_proved(batch: Batch, doubtful: list[NotedShard], client: "Client") -> bool:
+def _is_proved(batch: Batch, by_mark: dict[str, NotedShard], client: "Client") -> bool:
     """Read from an ended batch's first lines whose it is; False where the API does not show them."""
-    by_mark = {shard.mark: shard for shard in doubtful}
     try:
         with closing(client.results(batch.id)) as lines:
             marks = {rows.mark_of_line(line) for line in islice(lines, _LINES)}
     except BatchGone:
         _refuse_too_old(batch, client.now())
         return False
-    for shard in (by_mark[mark] for mark in marks if mark in by_mark):
+    for shard in (shard for mark, shard in by_mark.items() if mark in marks):
         if shard.id:
             log.error("Batches %s and %s are the same shard: it was paid twice.", shard.id, batch.id)
         shard.id = shard.id or batch.id

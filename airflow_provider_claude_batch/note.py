@@ -13,7 +13,7 @@ from airflow_provider_claude_batch.receipt import Part, Receipt, as_json, replac
 KEY = "claude_batch"
 FORGET = f"{KEY}_forget"
 _CLAIM = f"{KEY}_claim"
-_SHARDS_ON_A_PAGE = 150
+_SHARDS_ON_A_PAGE = 50
 
 
 class Store(Protocol):
@@ -82,8 +82,9 @@ class Note(msgspec.Struct):
         return [shard.id for shard in self.shards if shard.id]
 
     @property
-    def in_doubt(self) -> list[NotedShard]:
-        return [shard for shard in self.shards if shard.in_doubt]
+    def in_doubt(self) -> dict[int, NotedShard]:
+        """Shards that are in doubt, by their place."""
+        return {index: shard for index, shard in enumerate(self.shards) if shard.in_doubt}
 
     @property
     def is_complete(self) -> bool:
@@ -172,9 +173,9 @@ class Notebook:
         self.check_claim()
         self._store.set(KEY, as_json(note.cover))
 
-    def update(self, note: Note, shard: NotedShard) -> None:
+    def update(self, note: Note, index: int) -> None:
         """Write down what became of one shard."""
-        self._write_page(note, note.shards.index(shard) // _SHARDS_ON_A_PAGE)
+        self._write_page(note, index // _SHARDS_ON_A_PAGE)
 
     def check_claim(self) -> None:
         """Stop where another try has taken over."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 CONSOLE = "https://platform.claude.com/workspaces/default/batches"
 _FIRST_WAIT, _LONGEST_WAIT = 15.0, 1800.0
 _PATIENCE = timedelta(hours=48)
+_PUBLISHED = 200
+_NAMED = 5
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,9 @@ class Submission:
         """Return the receipt, or a pause after which to run again; None where there is nothing to send."""
         noted = self._notebook.take_over()
         if noted is not None and noted.is_sent and self._is_current(noted):
-            if pause := settle(noted, self._client, self._notebook):
+            pause = settle(noted, self._client, self._notebook)
+            self._publish(noted.receipt)
+            if pause:
                 return self._pause(noted, pause)
             if noted.is_complete:
                 return self._done(noted)
@@ -132,7 +136,7 @@ class Submission:
                     log.warning("This is a new submission: batch %s of before still ran and was cancelled.", batch_id)
             except ApiRefused as error:
                 log.warning("This is a new submission, and batch %s of before may still run. %s", batch_id, error)
-        for shard in noted.in_doubt:
+        for shard in noted.in_doubt.values():
             log.warning(
                 "This is a new submission, and a batch of %s requests of before may run: its answer never came.",
                 f"{shard.requests:,}",
@@ -164,16 +168,18 @@ class Submission:
 
     def _send_all(self, shards: list[Shard], note: Note) -> Receipt | Pause:
         """Send what is not in doubt, then find out about what is, until all of it has an id."""
-        if note.ids:
-            self._publish(note.receipt)
-        while not note.is_complete:
-            for shard, noted in zip(shards, note.shards, strict=True):
-                if not noted.sent_at and (pause := self._send(shard, noted, note)):
+        try:
+            while not note.is_complete:
+                for shard, noted in zip(shards, note.shards, strict=True):
+                    if not noted.sent_at and (pause := self._send(shard, noted, note)):
+                        return self._pause(note, pause)
+                    if self._order.prime_cache and noted.id is None:
+                        break  # nothing goes before the request that primes the cache
+                if pause := settle(note, self._client, self._notebook):
                     return self._pause(note, pause)
-                if self._order.prime_cache and noted.id is None:
-                    break  # nothing goes before the request that primes the cache
-            if pause := settle(note, self._client, self._notebook):
-                return self._pause(note, pause)
+        finally:
+            if note.ids:
+                self._publish(note.receipt)
         return self._done(note)
 
     def _send(self, shard: Shard, noted: NotedShard, note: Note) -> Pause | None:
@@ -182,15 +188,15 @@ class Submission:
         noted.sent_at = self._client.now()
         seconds = upload_seconds(shard.bytes)
         noted.give_up_at = noted.sent_at + timedelta(seconds=seconds)
-        self._notebook.update(note, noted)
+        self._notebook.update(note, shard.index)
         self._notebook.check_claim()
         try:
-            noted.id = self._client.create(
-                shard.body(noted.mark), shard.bytes, self._order.defaults.betas, seconds=seconds
-            ).id
+            body, betas = shard.body(noted.mark), self._order.defaults.betas
+            noted.id = self._client.create(body, shard.bytes, betas, seconds=seconds).id
         except FateUnknown as doubt:
             noted.give_up_at = min(noted.give_up_at, self._client.now())
             log.warning("%s It may be paid: it is looked for, and not sent again.", doubt)
+            return None
         except QueueFull as full:
             noted.withdraw()
             return self._wait_for_room(note, full)
@@ -198,15 +204,10 @@ class Submission:
             noted.withdraw()
             raise
         finally:
-            self._notebook.update(note, noted)
-        if noted.id:
+            self._notebook.update(note, shard.index)
+        log.info("Submitted batch %s of %s requests.", noted.id, f"{noted.requests:,}")
+        if shard.index % (1 + len(note.shards) // _PUBLISHED) == 0:
             self._publish(note.receipt)
-            log.info(
-                "Submitted batch %s of %s requests; the Claude Console lists it: %s",
-                noted.id,
-                f"{noted.requests:,}",
-                CONSOLE,
-            )
         return None
 
     def _prime(self, batch_id: str) -> Pause | None:
@@ -223,8 +224,6 @@ class Submission:
         return Pause(max(seconds, full.retry_after or 0.0), f"{full} The rest waits for room.")
 
     def _pause(self, note: Note, pause: Pause) -> Pause:
-        if note.ids:
-            self._publish(note.receipt)
         left = sum(shard.id is None for shard in note.shards)
         if self._client.now() - note.cover.begun_at > _PATIENCE:
             raise ApiUnavailable(f"After two days, {left} of {len(note.shards)} batches are not accepted. {pause.why}")
@@ -238,7 +237,6 @@ class Submission:
         return pause
 
     def _done(self, note: Note) -> Receipt:
-        self._publish(note.receipt)
         log.info("All %d batches are accepted; the Claude Console lists them: %s", len(note.shards), CONSOLE)
         return note.receipt
 
@@ -277,4 +275,6 @@ def _announce(shards: list[Shard], survey: Survey, estimate: Estimate, reading: 
 
 
 def _named(note: Note) -> str:
-    return ", ".join(note.ids) or "a batch without an id"
+    ids = note.ids
+    more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
+    return (", ".join(ids[:_NAMED]) or "a batch without an id") + more

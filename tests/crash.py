@@ -1,6 +1,8 @@
 """Crashes: kill a submission at a step of its way, let Airflow go on with it, and ask the API alone what was paid."""
 
+import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +16,8 @@ from wire import ANSWER, BODY, DONE, HALF, HEAD, Hold, Wire
 RETRIES: dict[str, Any] = {"retries": 30, "retry_delay": 0}
 DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 512}
 TAIL_CHARS = 16  # of a wire id, after the custom_id itself
-USUAL_SECONDS = 0.5  # that a worker needs for a submission, Airflow's own part included
+USUAL_SECONDS = 0.6  # that a worker needs for a submission, Airflow's own part included
+UPLOAD_SECONDS = 1.0  # where uploads are given up fast
 
 STEPS = {
     "counting": "while the tokens are counted, before the note",
@@ -25,6 +28,8 @@ STEPS = {
     "accepted": "the API has taken the batch, and its answer is on its way",
     "answered": "the answer has arrived, up to 30 ms ago",
     "alive": "not killed but cut off: the worker lives on and its create arrives during the retry",
+    "cleared": "the API has taken the batch; a user clears the task",
+    "frozen": "not killed but frozen right before a create, and thawed when the retry is through",
     "random": "any moment",
 }
 NEEDS_STORE = {"noted"}
@@ -36,6 +41,7 @@ _HELD = {
     "accepted": ("create", ANSWER),
     "answered": ("create", DONE),
     "alive": ("create", HEAD),
+    "cleared": ("create", ANSWER),
 }
 
 
@@ -50,7 +56,23 @@ class Crash:
 
     def strike(self) -> None:
         """Run the first try as far as the step, and kill it there."""
+        if self._step == "frozen":
+            return self._freeze()
         first = self._task.start()
+        self._wait(first)
+        if self._step == "alive":
+            self._task.abandon(first)
+        else:
+            self._task.kill(first)
+        if self._step == "cleared":
+            self._task.clear()
+        if self._step in {"delayed", "alive"}:
+            self._arrive_late()
+        self._wire.clear()
+        first.wait()
+        return None
+
+    def _wait(self, first: Process) -> None:
         if self._hold:
             first.wait(self._hold.reached.is_set)
         elif self._step == "noted":
@@ -59,16 +81,15 @@ class Crash:
             first.wait(seconds=self._rng.uniform(0, USUAL_SECONDS))
         if self._step == "answered":
             time.sleep(self._rng.uniform(0, 0.03))
-        if self._step == "alive":
-            self._task.abandon(first)
-        else:
-            self._task.kill(first)
-        if self._step in {"delayed", "alive"}:
-            self._arrive_late()
-        self._wire.clear()
-        if self._step == "alive":
-            first.wait()
-            first.kill()
+
+    def _freeze(self) -> None:
+        first = self._task.start("crash:freeze_before_create")
+        first.wait(lambda: first.is_frozen)
+        self._task.abandon(first)
+        self._task.finish()
+        time.sleep(UPLOAD_SECONDS)
+        first.thaw()
+        first.wait()
 
     def strike_again(self, times: int) -> None:
         """Kill what comes after it too, at any moment."""
@@ -149,7 +170,8 @@ def crash(
     shards = rng.randint(1, 4)
     requests = shards * 2 - rng.randint(0, 1)
     arguments = {"count": requests, "shard_size": 2}
-    task = Task(nursery, emulator, "crash:submission", arguments, wire=wire, store=store)
+    patches = ["crash:upload_fast"] if step == "frozen" else []
+    task = Task(nursery, emulator, "crash:submission", arguments, wire=wire, store=store, patches=patches)
     struck = Crash(task, wire, step, rng, shards)
     struck.strike()
     struck.strike_again(more_kills)
@@ -189,6 +211,26 @@ def submit(**arguments: Any) -> None:
     from airflow_provider_claude_batch import ClaudeBatchOperator
 
     ClaudeBatchOperator(defaults=DEFAULTS, **RETRIES, **arguments)
+
+
+def upload_fast() -> None:
+    """Give an upload up after a second."""
+    from airflow_provider_claude_batch import submit
+
+    submit.upload_seconds = lambda _: UPLOAD_SECONDS
+
+
+def freeze_before_create() -> None:
+    """Stand still between the note and the create, as a worker does whose machine is suspended."""
+    from airflow_provider_claude_batch.client import Client
+
+    create = Client.create
+
+    def frozen(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return create(*arguments, **options)
+
+    Client.create = frozen  # type: ignore[method-assign]
 
 
 def lose_patience() -> None:

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 from emulator import CONNECTION, Emulator
 from nursery import RUN_ID
 from wire import Wire
@@ -113,6 +114,13 @@ class Process:
             time.sleep(0.002)
         return self.outcome
 
+    @property
+    def is_frozen(self) -> bool:
+        return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """Kill it, unless it was quicker: until it is polled, its process id is its own."""
         if self.poll() is None:
@@ -156,9 +164,9 @@ class Task:
         }
         self._killed = False
 
-    def start(self) -> Process:
-        """Start the next step."""
-        order = {**self._order, "do": "step", "bury": self._killed}
+    def start(self, *patches: str) -> Process:
+        """Start the next step; the patches are for this one alone."""
+        order = {**self._order, "do": "step", "bury": self._killed, "patches": [*self._order["patches"], *patches]}
         self._killed = False
         return self.nursery.fork(order)
 
@@ -196,7 +204,7 @@ class Task:
 
     def clear(self) -> None:
         """Clear the task, as a user does."""
-        self.end(self.nursery.fork({**self._order, "do": "clear"}))
+        self.end(self.nursery.fork({**self._order, "do": "clear"}))  # what was killed is buried by the next step
 
     @property
     def log(self) -> str:

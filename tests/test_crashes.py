@@ -9,13 +9,13 @@ from emulator import Emulator
 from processes import Nursery, Task
 from wire import ANSWER, Wire
 
-EMULATOR = ("--batch-seconds", "600")
+EMULATOR = ("--batch-seconds", "60")
 COUNT = 2
 IDS = [request["custom_id"] for request in some_requests(COUNT)]
 LOST_ANSWERS = [
-    {"fault": "status_after_accept", "status": 502},
-    {"fault": "drop_after_accept"},
-    {"fault": "hang_after_accept"},
+    ({"fault": "status_after_accept", "status": 502}, True),
+    ({"fault": "drop_after_accept"}, False),
+    ({"fault": "hang_after_accept"}, True),
 ]
 
 
@@ -40,11 +40,10 @@ CRASHES = [
     ("uploading", False),
     ("delayed", True),
     ("accepted", True),
-    ("accepted", False),
     ("answered", True),
     ("alive", True),
+    ("cleared", False),
     ("random", True),
-    ("random", False),
 ]
 
 
@@ -54,6 +53,12 @@ def test_a_killed_submission_is_paid_once(
 ) -> None:
     result = crash(nursery, process, wire, step, store=store, seed="test", more_kills=step == "answered")
     assert result.state == "success"
+    assert result.verdict.is_clean, result.verdict
+
+
+@pytest.mark.xfail(reason="the time that an upload may take is counted from create on, not from the note", strict=True)
+def test_a_worker_that_wakes_up_too_late_sends_nothing(nursery: Nursery, process: Emulator, wire: Wire) -> None:
+    result = crash(nursery, process, wire, "frozen", store=True, seed="test")
     assert result.verdict.is_clean, result.verdict
 
 
@@ -96,16 +101,14 @@ def equals(nursery: Nursery, emulator: Emulator, wire: Wire) -> Equals:
     return Equals(nursery, emulator, wire)
 
 
-@pytest.mark.parametrize("decoys_end", ["before", "afterwards"])
-@pytest.mark.parametrize("fault", LOST_ANSWERS, ids=lambda fault: fault["fault"])
+@pytest.mark.parametrize(("fault", "ours_is_slow"), LOST_ANSWERS, ids=["502", "dropped", "hung"])
 def test_a_batch_whose_answer_was_lost_is_told_from_its_equals(
-    fault: dict[str, Any], decoys_end: str, equals: Equals, emulator: Emulator
+    fault: dict[str, Any], ours_is_slow: bool, equals: Equals, emulator: Emulator
 ) -> None:
-    ours_is_slow = decoys_end == "before"
-    emulator.fault("slow_batch", times=1 if ours_is_slow else 3, after=2 if ours_is_slow else 0, seconds=7200)
+    emulator.fault("slow_batch", times=1 if ours_is_slow else 2, after=2 if ours_is_slow else 0, seconds=300)
     for decoy in (equals.foreign, equals.other):
         decoy.finish()
-    emulator.fault(**{"kind": fault["fault"], **{k: v for k, v in fault.items() if k != "fault"}})
+    emulator.faults(fault)
     assert equals.ours.end(equals.ours.start()) == "deferred"
     equals.sibling.finish()
     assert equals.ours.finish() == "success"

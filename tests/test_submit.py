@@ -40,7 +40,7 @@ def test_a_retry_sends_only_the_shards_that_are_missing(task_instance: Task, emu
     emulator.fault("status", **REFUSED, after=2)
     with pytest.raises(ApiRefused):
         task_instance.run(some_requests(7), shard_size=2)
-    assert [len(receipt.batches) for receipt in task_instance.published] == [1, 2]
+    assert [len(receipt.batches) for receipt in task_instance.published] == [1, 2, 2]
     receipt = task_instance.run(some_requests(7), shard_size=2)
     assert receipt is not None
     assert paid(emulator) == [2, 2, 2, 1]
@@ -213,7 +213,7 @@ def test_every_try_publishes_what_is_accepted_for_airflow_forgets_it(task_instan
         task_instance.published.clear()
         with pytest.raises(ApiRefused):
             task_instance.run(some_requests(4), shard_size=2)
-        assert [len(receipt.batches) for receipt in task_instance.published] == [1]
+        assert {len(receipt.batches) for receipt in task_instance.published} == {1}
 
 
 def test_a_note_that_lost_a_page_pays_nothing(task_instance: Task, emulator: Any) -> None:
