@@ -1,7 +1,6 @@
 """The Message Batches API over HTTP: the only place that touches the SDK."""
 
 import logging
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,7 @@ import msgspec
 from anthropic.types.message_count_tokens_params import MessageCountTokensParams
 
 from airflow_provider_claude_batch import batch as batches
-from airflow_provider_claude_batch.batch import Batch
+from airflow_provider_claude_batch.batch import Batch, Page
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
     ApiUnavailable,
@@ -31,7 +30,7 @@ T = TypeVar("T")
 _BATCHES = "/v1/messages/batches"
 _CREATE_TIMEOUT = httpx2.Timeout(600.0, connect=10.0, write=60.0)
 _CALL_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
-_PAGE = 100
+_RECENT, PAGE = 100, 1_000
 _ONCE: Any = {"timeout": _CALL_TIMEOUT, "max_retries": 0}
 _SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "ramp_limit_exceeded"}
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
@@ -75,14 +74,14 @@ class Client:
             next(self.recent(), None)
         return datetime.now(UTC) + (self._ahead or timedelta())
 
-    def create(self, body: Iterable[bytes], length: int, betas: Iterable[str] = (), *, seconds: float) -> Batch:
+    def create(self, body: Iterable[bytes], length: int, betas: Iterable[str] = (), *, until: datetime) -> Batch:
         """Submit a batch once; an answer that never came is FateUnknown, never another try.
 
-        The upload itself stops after so many seconds: later, nothing of it can arrive any more.
+        The upload itself stops at a moment that was written down before: later, nothing of it can arrive any more.
         """
         headers = {"content-type": "application/json", "content-length": str(length), **_beta_header(betas)}
         options = {"headers": headers, "max_retries": 0, "timeout": _CREATE_TIMEOUT}
-        content = _stopping(body, time.monotonic() + seconds)
+        content = self._stopping(body, until)
         return self._call(batches.decode, "post", _BATCHES, options, create=True, content=content)
 
     def retrieve(self, batch_id: str) -> Batch:
@@ -93,11 +92,15 @@ class Client:
         """Ask once: who waits anyway asks again by itself."""
         return self._call(batches.decode, "get", f"{_BATCHES}/{batch_id}", _ONCE, batch_id)
 
+    def page(self, after_id: str | None = None) -> Page:
+        """List up to a thousand batches, newest first."""
+        return self._call(batches.decode_page, "get", _BATCHES, _page_options(after_id))
+
     def recent(self) -> Iterator[Batch]:
         """List the workspace's batches, newest first, as far as they are asked for."""
         after: dict[str, str] = {}
         while True:
-            options = {"timeout": _CALL_TIMEOUT, "params": {"limit": _PAGE, **after}}
+            options = {"timeout": _CALL_TIMEOUT, "params": {"limit": _RECENT, **after}}
             page = self._call(batches.decode_page, "get", _BATCHES, options)
             yield from page.data
             if not page.has_more or page.last_id is None:
@@ -154,6 +157,12 @@ class Client:
             self._read_clock(response)
             return decode(response.content)
 
+    def _stopping(self, body: Iterable[bytes], until: datetime) -> Iterator[bytes]:
+        for chunk in body:
+            if self.now() > until:
+                raise _UploadStopped
+            yield chunk
+
     def _read_clock(self, response: httpx2.Response) -> None:
         """Compare clocks; the header tells whole seconds only, so of two readings a second apart the later is truer."""
         with suppress(KeyError, ValueError):
@@ -163,7 +172,7 @@ class Client:
 
 
 class AsyncClient:
-    """What a trigger asks, without blocking its event loop."""
+    """What a poller asks, without blocking its event loop."""
 
     def __init__(self, sdk: anthropic.AsyncAnthropic, conn_id: str) -> None:
         self._sdk = sdk
@@ -173,7 +182,17 @@ class AsyncClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the connections."""
         await self._sdk.close()
+
+    async def page(self, after_id: str | None = None) -> Page:
+        """List up to a thousand batches, newest first."""
+        with _translated(self._conn_id):
+            response = await self._sdk.get(_BATCHES, cast_to=httpx2.Response, options=_page_options(after_id))
+            return batches.decode_page(response.content)
 
     async def look(self, batch_id: str) -> Batch:
         """Ask once: who waits anyway asks again by itself."""
@@ -184,22 +203,18 @@ class AsyncClient:
     async def cancel(self, batch_id: str) -> Batch:
         """Ask the API to stop a batch; what was finished by then stays, and is paid."""
         with _translated(self._conn_id, batch_id):
-            response = await self._sdk.post(
-                f"{_BATCHES}/{batch_id}/cancel", cast_to=httpx2.Response, options={"timeout": _CALL_TIMEOUT}
-            )
+            path = f"{_BATCHES}/{batch_id}/cancel"
+            response = await self._sdk.post(path, cast_to=httpx2.Response, options=_ONCE)
             return batches.decode(response.content)
+
+
+def _page_options(after_id: str | None) -> Any:
+    return {**_ONCE, "params": {"limit": PAGE, **({"after_id": after_id} if after_id else {})}}
 
 
 def _beta_header(betas: Iterable[str]) -> dict[str, str]:
     names = ",".join(betas)
     return {"anthropic-beta": names} if names else {}
-
-
-def _stopping(body: Iterable[bytes], deadline: float) -> Iterator[bytes]:
-    for chunk in body:
-        if time.monotonic() > deadline:
-            raise _UploadStopped
-        yield chunk
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

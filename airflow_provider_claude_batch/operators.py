@@ -49,6 +49,7 @@ class ClaudeBatchOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "conn_id")
+    template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"defaults": "json"}
     ui_color = "#f5e6dc"
 

@@ -186,13 +186,12 @@ class Submission:
         if self._order.prime_cache and shard.index == 1 and (pause := self._prime(note.shards[0].id or "")):
             return pause
         noted.sent_at = self._client.now()
-        seconds = upload_seconds(shard.bytes)
-        noted.give_up_at = noted.sent_at + timedelta(seconds=seconds)
+        noted.give_up_at = noted.sent_at + timedelta(seconds=upload_seconds(shard.bytes))
         self._notebook.update(note, shard.index)
         self._notebook.check_claim()
         try:
             body, betas = shard.body(noted.mark), self._order.defaults.betas
-            noted.id = self._client.create(body, shard.bytes, betas, seconds=seconds).id
+            noted.id = self._client.create(body, shard.bytes, betas, until=noted.give_up_at).id
         except FateUnknown as doubt:
             noted.give_up_at = min(noted.give_up_at, self._client.now())
             log.warning("%s It may be paid: it is looked for, and not sent again.", doubt)

@@ -207,7 +207,7 @@ def test_an_upload_stops_when_its_time_is_over(client: Client, emulator: Any) ->
     from itertools import repeat
 
     with pytest.raises(ApiUnavailable, match="too slow"):
-        client.create(repeat(b"{" * 1000, 1000), 1_000_000, seconds=-1)
+        client.create(repeat(b"{" * 1000, 1000), 1_000_000, until=client.now() - timedelta(seconds=2))
     assert paid(emulator) == []
 
 

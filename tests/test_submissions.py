@@ -90,6 +90,24 @@ def test_a_query_is_submitted_and_rendered(
     assert expected in str(rendered(run, "submit")[0]["requests"])
 
 
+def test_a_query_may_stand_in_a_file_beside_the_dag(
+    emulator: Any, run_dag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leads.sql").write_text("SELECT 1 AS custom_id, '{{ dag.dag_id }}' AS note")
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "leads.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_LEADS", json.dumps(connection))
+
+    @dag(schedule=None, template_searchpath=str(tmp_path))
+    def from_a_file() -> None:
+        ClaudeBatchOperator(
+            task_id="submit", requests=SqlRequests("leads", "leads.sql", prompt="note"), defaults=DEFAULTS
+        )
+
+    run = run_dag(from_a_file())
+    (request,) = emulator.submitted(xcom(run, "submit")["batches"][0]["id"])
+    assert request["params"]["messages"][0]["content"] == "from_a_file"
+
+
 def test_a_full_queue_is_waited_for_in_the_triggerer(emulator: Any, run_dag: Any, caplog: Any) -> None:
     caplog.set_level("INFO", "airflow_provider_claude_batch")
     emulator.fault("queue_full", after=1, times=2)

@@ -62,7 +62,7 @@ def test_a_connection_that_was_never_made_may_be_tried_again(emulator: Any) -> N
 
     with Client(Anthropic(api_key="k", base_url="http://127.0.0.1:9"), "c") as nobody:
         with pytest.raises(ApiUnavailable) as told:
-            nobody.create([b"{}"], 2, seconds=60)
+            nobody.create([b"{}"], 2, until=datetime.max.replace(tzinfo=UTC))
         assert told.value.retryable
 
 
