@@ -32,6 +32,7 @@ class Batch(msgspec.Struct, frozen=True):
     expires_at: datetime
     ended_at: datetime | None = None
     archived_at: datetime | None = None
+    cancel_initiated_at: datetime | None = None
 
     @property
     def ended(self) -> bool:

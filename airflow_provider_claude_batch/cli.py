@@ -37,8 +37,8 @@ def forget(
     submitted = noted.submission
     typer.echo(
         f"Forgotten: {submitted.requests:,} requests, submitted at {submitted.submitted_at:%Y-%m-%d %H:%M} UTC as "
-        f"{submitted.submission}. When {task} is cleared, they are submitted and paid again; batches that still run are "
-        "cancelled then."
+        f"{submitted.submission}. When {task} runs again, they are submitted and paid again, and batches of before "
+        "that still run are cancelled: clear it now."
     )
 
 

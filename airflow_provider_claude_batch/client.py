@@ -72,7 +72,9 @@ class Client:
         """Tell the time by the API's own clock."""
         if self._ahead is None:
             next(self.recent(), None)
-        return datetime.now(UTC) + (self._ahead or timedelta())
+        if self._ahead is None:
+            self._ahead = timedelta()  # nobody says what time it is there
+        return datetime.now(UTC) + self._ahead
 
     def create(self, body: Iterable[bytes], length: int, betas: Iterable[str] = (), *, until: datetime) -> Batch:
         """Submit a batch once; an answer that never came is FateUnknown, never another try.
@@ -293,7 +295,7 @@ def _refusal(error: anthropic.APIStatusError, conn_id: str) -> str:
 
 
 def _said(error: anthropic.APIStatusError) -> str:
-    return (error.api_message or f"HTTP {error.status_code}").rstrip(".")
+    return (error.api_message or "and gave no reason").rstrip(".")
 
 
 def _is_about_money(error: anthropic.APIStatusError) -> bool:

@@ -1,6 +1,5 @@
 """Connections: from an Airflow connection id to a client of the API, or to a writer of a warehouse."""
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook, conf
@@ -27,7 +26,10 @@ def open_client(conn_id: str) -> "Client":
 
 async def open_async_client(conn_id: str) -> "AsyncClient":
     """Build a client for an event loop; the SDK is imported beside the loop, for that takes seconds."""
-    from_hook = await asyncio.to_thread(_async_factory, conn_id)
+    from asgiref.sync import sync_to_async
+
+    # Not asyncio.to_thread: on Airflow 3.1, asking for a connection in such a thread kills the whole triggerer.
+    from_hook = await sync_to_async(_async_factory)(conn_id)
     return await from_hook()
 
 

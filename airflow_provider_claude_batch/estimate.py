@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from typing import TYPE_CHECKING
 
+from airflow_provider_claude_batch.errors import ApiRefused
 from airflow_provider_claude_batch.price import Price, PriceList
 from airflow_provider_claude_batch.receipt import Estimate
 from airflow_provider_claude_batch.request import Request
@@ -65,7 +66,7 @@ class Survey:
         """Ask for the tokens of the sample: a wrong model, key or shape is one clear error here."""
         parts = []
         for name, model in self._models.items():
-            counts = [(request, client.count_tokens(request.params, betas)) for request in model.sample]
+            counts = [(request, _count(request, client, betas)) for request in model.sample]
             parts.append(_scaled(model, counts, [prices.find(name, on, count) for _, count in counts]))
         known = [part.usd for part in parts if part.usd is not None]
         return Estimate(
@@ -75,6 +76,13 @@ class Survey:
             f"{sum(len(model.sample) for model in self._models.values())} requests counted, scaled by bytes; "
             "output taken as max_tokens",
         )
+
+
+def _count(request: Request, client: "Client", betas: tuple[str, ...]) -> int:
+    try:
+        return client.count_tokens(request.params, betas)
+    except ApiRefused as refused:
+        raise ApiRefused(f"Request {request.custom_id!r}, counted before anything is sent: {refused}") from None
 
 
 def _scaled(model: _Model, counts: list[tuple[Request, int]], prices: list[Price | None]) -> Estimate:

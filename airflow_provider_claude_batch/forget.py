@@ -19,6 +19,8 @@ def forget(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Cover
     value = backend.get(scope, KEY)
     if value is None:
         which = f"{dag_id} {run_id} {task_id}" + (f" {map_index}" if map_index >= 0 else "")
-        raise Misconfigured(f"There is no note of {which}: either it has submitted nothing, or a name is not right.")
+        raise Misconfigured(
+            f"There is no note of {which}: it has submitted nothing, or a name is not right, or --map-index is missing."
+        )
     backend.set(scope, FORGET, json.dumps(datetime.now(UTC).isoformat()))
     return msgspec.convert(json.loads(value), Cover)

@@ -39,7 +39,7 @@ class Loader:
         batches = {part.id: self._ended(part) for receipt in receipts for part in receipt.batches}
         receipts = [receipt.seen(batches) for receipt in receipts]
         tallies = [Tally() for _ in receipts]
-        replaced = [*batches, *(receipt.submission for receipt in receipts if receipt.invalid)]
+        replaced = [*batches, *(receipt.pseudo_batch for receipt in receipts if receipt.invalid)]
         if replaced:
             pairs = zip(receipts, tallies, strict=True)
             writer.replace(replaced, (row for receipt, tally in pairs for row in self._rows(receipt, tally)))
@@ -69,7 +69,7 @@ class Loader:
         """Give a row to each request that was never sent: their batch is the submission itself."""
         for why, names in (receipt.invalid or {}).items():
             for name in names:
-                row = self._blank(receipt, Part(receipt.submission))
+                row = self._blank(receipt, Part(receipt.pseudo_batch))
                 row.custom_id, row.status = name, "errored"
                 row.error_type, row.error_message = "invalid_request_error", why
                 yield row

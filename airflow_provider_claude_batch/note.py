@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -16,12 +17,18 @@ _CLAIM = f"{KEY}_claim"
 _SHARDS_ON_A_PAGE = 50
 
 
+Clear = tuple[int, int]
+"""How often the run was cleared, and how many tries Airflow allows: clearing this very task changes both."""
+
+
 class Store(Protocol):
     """The part of Airflow's task_state_store that a note needs."""
 
     def get(self, key: str) -> Any: ...
 
     def set(self, key: str, value: Any) -> None: ...
+
+    def delete(self, key: str) -> None: ...
 
 
 class NotedShard(msgspec.Struct, omit_defaults=True):
@@ -48,11 +55,13 @@ class NotedShard(msgspec.Struct, omit_defaults=True):
 class Cover(msgspec.Struct, omit_defaults=True):
     """What a note says of the whole submission; its shards stand on pages of their own, for a value holds 64 KiB."""
 
-    clear_number: int
+    clear: Clear
     submission: Receipt
     begun_at: datetime
     generation: int = 0
     forget_seen: str | None = None
+    obsolete: bool = False
+    strangers: list[str] = []
     preflight: int = 0
     preflight_usd: float = 0.0
     waits: int = 0
@@ -66,6 +75,16 @@ class Note(msgspec.Struct):
     cover: Cover
     shards: list[NotedShard]
     forgotten: bool = False
+
+    def is_current(self, clear: Clear) -> bool:
+        """Tell a retry from a task that was cleared, or that a person wants to submit anew."""
+        was_cleared = all(now != before for now, before in zip(clear, self.cover.clear, strict=True))
+        return not (was_cleared or self.is_void)
+
+    @property
+    def is_void(self) -> bool:
+        """It is never taken up again: a person said so, or its batches were cancelled by ourselves."""
+        return self.forgotten or self.cover.obsolete
 
     @property
     def receipt(self) -> Receipt:
@@ -91,12 +110,12 @@ class Note(msgspec.Struct):
         return all(shard.id for shard in self.shards)
 
     @property
-    def is_sent(self) -> bool:
+    def all_sent(self) -> bool:
         """Everything was sent, whatever became of it."""
         return all(shard.sent_at for shard in self.shards)
 
     @property
-    def was_begun(self) -> bool:
+    def any_sent(self) -> bool:
         """Something was sent, and may be paid."""
         return any(shard.sent_at for shard in self.shards)
 
@@ -106,6 +125,19 @@ class _Memory(dict[str, Any]):
 
     def set(self, key: str, value: Any) -> None:
         self[key] = value
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
+
+
+class _Lasting:
+    """Airflow's store, told that a note must not expire: without it, what was paid would be paid again."""
+
+    def __init__(self, store: Any) -> None:
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        self.get, self.delete = store.get, store.delete
+        self.set = partial(store.set, retention=NEVER_EXPIRE)
 
 
 class Notebook:
@@ -125,7 +157,8 @@ class Notebook:
     @classmethod
     def of(cls, context: Mapping[str, Any], memo: Mapping[str, Any] | None = None) -> "Notebook":
         """Find the store of the task that runs; without one, what a trigger carried over is all there is."""
-        return cls(context.get("task_state_store"), memo)
+        store = context.get("task_state_store")
+        return cls(None if store is None else _Lasting(store), memo)
 
     @property
     def memo(self) -> dict[str, Any] | None:
@@ -144,20 +177,25 @@ class Notebook:
         if value is None:
             return None
         cover = msgspec.convert(value, Cover)
-        pages = [self._store.get(_page_key(cover.author, number)) for number in range(cover.pages)]
-        if None in pages:
+        if self.forget != cover.forget_seen:
+            return Note(cover, self._read_shards(cover) or [], forgotten=True)
+        shards = self._read_shards(cover)
+        if shards is None:
             raise Misconfigured(
-                "The note of an earlier try has lost a page, so nothing was sent: what it paid is unknown."
+                "The note of an earlier try has lost a page, so nothing was sent: what it paid is unknown. "
+                "`claude-batch forget DAG RUN TASK` lets the task submit anew."
             )
-        shards = [shard for page in pages for shard in msgspec.convert(page, list[NotedShard])]
-        return Note(cover, shards, self.forget != cover.forget_seen)
+        return Note(cover, shards)
 
     def take_over(self) -> Note | None:
         """Go on from what an earlier try wrote down; from here on it sends nothing more, should it be alive."""
         self._store.set(_CLAIM, self._me)
         note = self.read()
         if note is not None:
+            before = note.cover.pages, note.cover.author
             self.write(note)
+            for number in range(before[0]):
+                self._store.delete(_page_key(before[1], number))
         return note
 
     def write(self, note: Note) -> None:
@@ -181,6 +219,10 @@ class Notebook:
         """Stop where another try has taken over."""
         if self._store.get(_CLAIM) != self._me:
             raise TakenOver
+
+    def _read_shards(self, cover: Cover) -> list[NotedShard] | None:
+        pages = [self._store.get(_page_key(cover.author, number)) for number in range(cover.pages)]
+        return None if None in pages else [one for page in pages for one in msgspec.convert(page, list[NotedShard])]
 
     def _write_page(self, note: Note, number: int) -> None:
         begin = number * _SHARDS_ON_A_PAGE

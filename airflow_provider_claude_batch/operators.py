@@ -4,16 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
 from airflow_provider_claude_batch import connection, load, receipt, submit
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fate import Pause
-from airflow_provider_claude_batch.note import Notebook
+from airflow_provider_claude_batch.note import Clear, Notebook
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.price import PRICES
-from airflow_provider_claude_batch.receipt import Receipt, Source
+from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.retry import Retry
 from airflow_provider_claude_batch.source import open_source, source_of
@@ -24,7 +24,7 @@ from airflow_provider_claude_batch.writers.table import Table
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_RETENTION = timedelta(days=29)
+_RETENTION, _CLOCK_SKEW = timedelta(days=28), timedelta(hours=1)
 _NO_RETRY = "There is nothing to retry: another try can better no answer."
 
 
@@ -86,33 +86,34 @@ class ClaudeBatchOperator(BaseOperator):
     def execute(self, context: "Context") -> Any:
         """Submit, and return the receipt."""
         notebook = Notebook.of(context)
-        may_have_sent = not notebook.is_kept and context["ti"].try_number > 1
-        return self._run(context, notebook, _beginning(context) if may_have_sent else None)
+        may_have_sent = context["ti"].try_number > 1 and _is_forgetful(notebook)
+        return self._run(context, notebook, unremembered_since=_beginning(context) if may_have_sent else None)
 
     @final_errors
     def resume(self, context: "Context", event: dict[str, Any]) -> Any:
         """Go on after a pause."""
-        return self._run(context, Notebook.of(context, event["memo"]))
+        return self._run(context, Notebook.of(context, event["memo"]), resumed=True)
 
-    def _run(self, context: "Context", notebook: Notebook, unremembered_since: datetime | None = None) -> Any:
-        submitted: Receipt | Pause | None = submit.accepted(notebook, _clear_number(context))
+    def _run(
+        self,
+        context: "Context",
+        notebook: Notebook,
+        *,
+        resumed: bool = False,
+        unremembered_since: datetime | None = None,
+    ) -> Any:
+        submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context))
         if submitted is None:
-            submitted = self._submit(context, notebook, unremembered_since)
+            retry = None if self.retry_of is None else self._retry(context)
+            with connection.open_client(self.conn_id) as client:
+                order = self._order(context, retry, notebook, unremembered_since)
+                submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
+                submitted = submission.run(self._read(context, retry), resumed=resumed)
         if submitted is None:
             raise AirflowSkipException("There is nothing to send: no requests." if self.retry_of is None else _NO_RETRY)
         if isinstance(submitted, Pause):
             return self._defer(submitted, notebook)
         return push(context, [submitted], many=False)
-
-    def _submit(
-        self, context: "Context", notebook: Notebook, unremembered_since: datetime | None
-    ) -> Receipt | Pause | None:
-        retry = None if self.retry_of is None else self._retry(context)
-        lineage = _own_receipt(context) if retry is None else retry.lineage
-        with connection.open_client(self.conn_id) as client:
-            order = self._order(context, lineage, unremembered_since)
-            submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
-            return submission.run(self._read(context, retry))
 
     def _read(self, context: "Context", retry: Retry | None) -> Iterator[Any]:
         """Open the source only when it is read: a task that has sent everything needs it no more."""
@@ -125,13 +126,15 @@ class ClaudeBatchOperator(BaseOperator):
         trigger = ClaudeBatchPause(until=until, batch_ids=ids, conn_id=self.conn_id, memo=notebook.memo)
         return self.defer(trigger=trigger, method_name="resume")
 
-    def _order(self, context: "Context", lineage: Receipt, unremembered_since: datetime | None) -> Order:
-        ti = context["ti"]
+    def _order(
+        self, context: "Context", retry: Retry | None, notebook: Notebook, unremembered_since: datetime | None
+    ) -> Order:
+        ti, lineage = context["ti"], _own_receipt(context) if retry is None else retry.lineage
         return Order(
             receipt=receipt.replace(lineage, conn_id=self.conn_id, source=self._source()),
             deployment=connection.deployment(),
             task_instance=(ti.dag_id, ti.run_id, ti.task_id, _map_index(context)),
-            clear_number=_clear_number(context),
+            clear=_clear(context),
             prices=PRICES,
             defaults=Defaults.of(self.defaults),
             shard_size=self.shard_size,
@@ -140,12 +143,14 @@ class ClaudeBatchOperator(BaseOperator):
             preflight=self.preflight,
             prime_cache=self.prime_cache,
             on_invalid=self.on_invalid,
+            keeps_notes=notebook.is_kept,
             unremembered_since=unremembered_since,
         )
 
     def _source(self) -> Source | None:
         if not isinstance(self.requests, Unrendered):
-            return source_of(self.requests)
+            source = source_of(self.requests)
+            return source if redact(as_json(source)) == as_json(source) else None  # a secret may be rendered into it
         upstream = self.requests.upstream
         return Source(tasks=upstream) if upstream else None
 
@@ -237,15 +242,21 @@ def _map_index(context: "Context") -> int:
     return -1 if index is None else index
 
 
-def _clear_number(context: "Context") -> int:
-    """Tell a cleared task from one that is retried."""
-    return getattr(context["dag_run"], "clear_number", 0) or 0
+def _clear(context: "Context") -> Clear:
+    """Return what changes when this very task is cleared."""
+    return getattr(context["dag_run"], "clear_number", 0) or 0, getattr(context["ti"], "max_tries", 0)
+
+
+def _is_forgetful(notebook: Notebook) -> bool:
+    """Say whether an earlier try may have left no note of what it sent."""
+    drops_notes = conf.getboolean("state_store", "clear_on_success", fallback=False)
+    return not notebook.is_kept or (drops_notes and notebook.read() is None)
 
 
 def _beginning(context: "Context") -> datetime:
     """Before this moment the run cannot have submitted anything of which there still are results."""
     dag_run, oldest = context["dag_run"], datetime.now(UTC) - _RETENTION
-    return max(dag_run.run_after or dag_run.start_date or oldest, oldest)
+    return max((dag_run.run_after or dag_run.start_date or oldest) - _CLOCK_SKEW, oldest)
 
 
 def _publish(context: "Context", submitted: Receipt) -> None:

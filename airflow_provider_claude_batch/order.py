@@ -6,6 +6,7 @@ import msgspec
 
 from airflow_provider_claude_batch import wire_id
 from airflow_provider_claude_batch.errors import GuardExceeded
+from airflow_provider_claude_batch.note import Clear
 from airflow_provider_claude_batch.price import PriceList, dollars
 from airflow_provider_claude_batch.receipt import Estimate, Receipt
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
@@ -18,7 +19,7 @@ class Order(msgspec.Struct, frozen=True):
     receipt: Receipt
     deployment: str
     task_instance: tuple[str, str, str, int]
-    clear_number: int
+    clear: Clear
     prices: PriceList
     defaults: Defaults
     shard_size: int | None = None
@@ -27,11 +28,14 @@ class Order(msgspec.Struct, frozen=True):
     preflight: int = 0
     prime_cache: bool = False
     on_invalid: OnInvalid = "fail"
+    keeps_notes: bool = True
     unremembered_since: datetime | None = None
 
     @property
     def way_to_forget(self) -> str:
         """Say how a person asks for answers anew."""
+        if not self.keeps_notes:
+            return "a changed request, or another run, is submitted anew"
         dag_id, run_id, task_id, map_index = self.task_instance
         which = f" --map-index {map_index}" if map_index >= 0 else ""
         return f"`claude-batch forget {dag_id} {run_id} {task_id}{which}` lets this task submit anew when it is cleared"

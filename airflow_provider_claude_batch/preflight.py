@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client", notebook: Notebook) -> None:
     """Have the first requests answered live, each once over all tries, and stop where one has no usable answer."""
     failures = []
-    for request in requests[note.cover.preflight :]:
+    due = requests[note.cover.preflight :]
+    for request in due:
         try:
             message = client.message(request.params, order.defaults.betas)
         except ApiRefused as refused:
@@ -35,8 +36,8 @@ def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client",
         notebook.save(note)
     if failures:
         raise PreflightFailed(failures)
-    if requests:
-        log.info("%d requests were answered live first, for %s.", len(requests), dollars(note.cover.preflight_usd))
+    if due:
+        log.info("%d requests were answered live first, for %s.", len(due), dollars(note.cover.preflight_usd))
 
 
 def judge_prime(batch_id: str, client: "Client") -> None:

@@ -110,6 +110,11 @@ class Receipt(msgspec.Struct, frozen=True):
     def batch_ids(self) -> tuple[str, ...]:
         return tuple(part.id for part in self.batches)
 
+    @property
+    def pseudo_batch(self) -> str:
+        """Name what holds the rows of requests that were never sent."""
+        return self.submission if self.attempt == 1 else f"{self.submission}_{self.attempt}"
+
     def to_dict(self) -> dict[str, Any]:
         """Write it as the JSON of an XCom, its version first."""
         return {"v": 1, **{key: value for key, value in as_json(self).items() if value is not None}}

@@ -18,6 +18,7 @@ MAX_SKIPPED = 500
 _ENVELOPE_BYTES = 1_000
 _NAMED_OFFENDERS = 10
 _NAME_CHARS = 64
+_NAMED_KEYS = 5
 _REFUSED_IN_BATCHES = (
     "stream",
     "speed",
@@ -179,7 +180,7 @@ def _open(item: Any) -> tuple[str, Mapping[str, Any]]:
         raise _Offence(f"a request is a dict with custom_id and params, not {type(item).__name__}")
     custom_id, params = item.get("custom_id"), item.get("params")
     if extra := item.keys() - _ENVELOPE:
-        named = ", ".join(sorted(map(str, extra)))
+        named = ", ".join(sorted(str(key)[:_NAME_CHARS] for key in extra)[:_NAMED_KEYS])
         raise _Offence(f"nothing but custom_id and params belongs beside them, found {named}")
     if not isinstance(custom_id, str) or not custom_id:
         raise _Offence("custom_id must be a text that is not empty")

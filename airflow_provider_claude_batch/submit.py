@@ -13,13 +13,16 @@ from airflow_provider_claude_batch.errors import (
     ApiRefused,
     ApiUnavailable,
     BatchGone,
+    ClaudeBatchError,
     FateUnknown,
     Misconfigured,
     QueueFull,
+    SourceUnavailable,
+    TakenOver,
 )
 from airflow_provider_claude_batch.estimate import Survey
 from airflow_provider_claude_batch.fate import Pause, settle, upload_seconds
-from airflow_provider_claude_batch.note import Cover, Note, Notebook, NotedShard
+from airflow_provider_claude_batch.note import Clear, Cover, Note, Notebook, NotedShard
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.price import dollars
 from airflow_provider_claude_batch.receipt import Estimate, Receipt, replace
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import Client
 
 CONSOLE = "https://platform.claude.com/workspaces/default/batches"
-_FIRST_WAIT, _LONGEST_WAIT = 15.0, 1800.0
+_FIRST_WAIT, _LONGEST_WAIT, _MOST_ASKED = 15.0, 1800.0, 3600.0
 _PATIENCE = timedelta(hours=48)
 _PUBLISHED = 200
 _NAMED = 5
@@ -38,10 +41,10 @@ _NAMED = 5
 log = logging.getLogger(__name__)
 
 
-def accepted(notebook: Notebook, clear_number: int) -> Receipt | None:
+def accepted(notebook: Notebook, clear: Clear) -> Receipt | None:
     """Return the receipt of an earlier try that submitted everything, unless the task was cleared since."""
     noted = notebook.read()
-    if noted is None or not noted.is_complete or noted.forgotten or noted.cover.clear_number != clear_number:
+    if noted is None or not noted.is_complete or not noted.is_current(clear):
         return None
     log.info("An earlier try submitted all of it: %s. Nothing was sent.", _named(noted))
     return noted.receipt
@@ -56,62 +59,70 @@ class Submission:
         self._notebook = notebook
         self._publish = publish
 
-    def run(self, raw: Iterable[Any]) -> Receipt | Pause | None:
+    def run(self, raw: Iterable[Any], *, resumed: bool = False) -> Receipt | Pause | None:
         """Return the receipt, or a pause after which to run again; None where there is nothing to send."""
         noted = self._notebook.take_over()
-        if noted is not None and noted.is_sent and self._is_current(noted):
-            pause = settle(noted, self._client, self._notebook)
-            self._publish(noted.receipt)
-            if pause:
+        if noted is not None and not resumed:
+            noted.cover.begun_at, noted.cover.waits = self._client.now(), 0
+        if noted is not None and noted.all_sent and noted.is_current(self._order.clear):
+            if pause := settle(noted, self._client, self._notebook):
                 return self._pause(noted, pause)
             if noted.is_complete:
                 return self._done(noted)
         try:
             with TemporaryFile(buffering=SPOOL_BUFFER, prefix="claude_batch_") as spool:
-                return self._submit(raw, spool, noted)
+                return self._submit(raw, spool, noted, resumed=resumed)
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            raise Misconfigured(
-                "The disk of temporary files is full: the requests are spooled there before they are sent. Nothing "
-                "was sent; point TMPDIR to a larger one."
+            raise SourceUnavailable(
+                "The disk of temporary files is full: requests are spooled there before they are sent. Point TMPDIR to "
+                "a larger one."
             ) from None
 
-    def _submit(self, raw: Iterable[Any], spool: IO[bytes], noted: Note | None) -> Receipt | Pause | None:
+    def _submit(
+        self, raw: Iterable[Any], spool: IO[bytes], noted: Note | None, *, resumed: bool
+    ) -> Receipt | Pause | None:
         order, survey = self._order, Survey(keep=self._order.preflight)
         reading = Reading(raw, order.defaults, on_invalid=order.on_invalid, prime=order.prime_cache)
         shards = cut(survey.observe(reading), spool, order.shard_size, prime=order.prime_cache)
-        note = self._reconcile(shards, noted)
-        if note is None and shards:
+        note = self._reconcile(shards, reading, noted)
+        if note is not None and not resumed:
+            _tell_found(note)
+        if note is not None:
+            self._notebook.save(note)
+        elif shards:
             note = self._open(shards, survey, reading, noted)
         if noted is not None and note is not noted:
-            self._cancel(noted)
+            self._abandon(noted)
         if note is None:
             return None
-        self._notebook.write(note)
-        if not note.was_begun:
+        if note is not noted:
+            self._notebook.write(note)
+        if not note.any_sent:
             preflight.fly(survey.first, note, order, self._client, self._notebook)
         return self._send_all(shards, note)
 
-    def _is_current(self, noted: Note) -> bool:
-        return noted.cover.clear_number == self._order.clear_number and not noted.forgotten
-
-    def _reconcile(self, shards: list[Shard], noted: Note | None) -> Note | None:
+    def _reconcile(self, shards: list[Shard], reading: Reading, noted: Note | None) -> Note | None:
         """Take the noted submission up where the requests are the same; None where a new one is due."""
-        if noted is None or noted.forgotten:
+        if noted is None or noted.is_void:
             return None
+        is_current = noted.is_current(self._order.clear)
         if noted.digests != [shard.digest for shard in shards]:
-            if self._is_current(noted) and noted.was_begun:
+            if is_current and noted.any_sent:
                 raise Misconfigured(
                     f"The requests are not those of the try before, of which {_named(noted)} may be running: nothing "
                     "was sent. Give the source an order of its own, or clear the task to submit anew."
                 )
             return None
-        if not self._is_current(noted):
+        if not is_current:
             self._refuse_lost(noted)
-            noted.cover.clear_number, noted.cover.begun_at = self._order.clear_number, self._client.now()
-        if noted.was_begun:
-            log.info("The requests are those of an earlier try, which sent %s.", _named(noted))
+        receipt = self._order.receipt
+        noted.cover.clear = self._order.clear
+        _tell_skipped(reading)
+        noted.cover.submission = replace(
+            noted.cover.submission, invalid=_named_invalid(reading), conn_id=receipt.conn_id, source=receipt.source
+        )
         return noted
 
     def _refuse_lost(self, noted: Note) -> None:
@@ -121,29 +132,31 @@ class Submission:
                 batch = self._client.retrieve(batch_id)
             except BatchGone as gone:
                 raise BatchGone(f"{gone} Nothing was sent again; {self._order.way_to_forget}.") from None
+            if batch.cancel_initiated_at:
+                log.warning("Batch %s was cancelled, and is not paid again: %s.", batch_id, self._order.way_to_forget)
             if batch.archived_at:
                 raise Misconfigured(
                     f"The requests are those of before, and the API deleted the results of batch {batch_id} on "
                     f"{batch.archived_at:%Y-%m-%d}. Nothing was sent again; {self._order.way_to_forget}."
                 )
 
-    def _cancel(self, noted: Note) -> None:
-        """Stop what is obsolete; only ids of our own note are touched."""
+    def _abandon(self, noted: Note) -> None:
+        """Stop what is obsolete, and never take it up again; only ids of our own note are touched."""
+        noted.cover.obsolete = True
+        self._notebook.save(noted)
+        log.warning("This is a new submission, in the place of one whose batches were paid: %s.", _named(noted))
         for batch_id in noted.ids:
             try:
                 if not self._client.retrieve(batch_id).ended:
                     self._client.cancel(batch_id)
-                    log.warning("This is a new submission: batch %s of before still ran and was cancelled.", batch_id)
+                    log.warning("Batch %s of before still ran and was cancelled.", batch_id)
             except ApiRefused as error:
-                log.warning("This is a new submission, and batch %s of before may still run. %s", batch_id, error)
+                log.warning("Batch %s of before may still run. %s", batch_id, error)
         for shard in noted.in_doubt.values():
-            log.warning(
-                "This is a new submission, and a batch of %s requests of before may run: its answer never came.",
-                f"{shard.requests:,}",
-            )
+            log.warning("A batch of %s requests of before may run: its answer never came.", f"{shard.requests:,}")
 
     def _open(self, shards: list[Shard], survey: Survey, reading: Reading, before: Note | None) -> Note:
-        generation = 0 if before is None else before.cover.generation + before.forgotten
+        generation = 0 if before is None else before.cover.generation + 1
         order, total = self._order, sum(shard.requests for shard in shards)
         order.guard_size(total)
         today = self._client.now().date()
@@ -156,7 +169,7 @@ class Submission:
             submission=order.receipt.submission or new_submission(datetime.now(UTC)),
             requests=total,
             models=survey.models,
-            invalid={why: tuple(names) for why, names in reading.invalid.items()} or None,
+            invalid=_named_invalid(reading),
             estimate_usd=estimate.usd,
             estimate_basis=estimate.basis,
             submitted_at=now,
@@ -164,7 +177,7 @@ class Submission:
         noted = [NotedShard(order.mark(one, generation), one.digest, one.requests, one.bytes) for one in shards]
         if order.unremembered_since:
             _doubt_all(noted, order.unremembered_since, now)
-        return Note(Cover(order.clear_number, receipt, now, generation, self._notebook.forget), noted)
+        return Note(Cover(order.clear, receipt, now, generation, self._notebook.forget), noted)
 
     def _send_all(self, shards: list[Shard], note: Note) -> Receipt | Pause:
         """Send what is not in doubt, then find out about what is, until all of it has an id."""
@@ -173,13 +186,14 @@ class Submission:
                 for shard, noted in zip(shards, note.shards, strict=True):
                     if not noted.sent_at and (pause := self._send(shard, noted, note)):
                         return self._pause(note, pause)
-                    if self._order.prime_cache and noted.id is None:
+                    if self._order.prime_cache and shard.index == 0 and noted.id is None:
                         break  # nothing goes before the request that primes the cache
                 if pause := settle(note, self._client, self._notebook):
                     return self._pause(note, pause)
-        finally:
-            if note.ids:
+        except ClaudeBatchError as error:
+            if note.ids and not isinstance(error, TakenOver):
                 self._publish(note.receipt)
+            raise
         return self._done(note)
 
     def _send(self, shard: Shard, noted: NotedShard, note: Note) -> Pause | None:
@@ -193,7 +207,7 @@ class Submission:
             body, betas = shard.body(noted.mark), self._order.defaults.betas
             noted.id = self._client.create(body, shard.bytes, betas, until=noted.give_up_at).id
         except FateUnknown as doubt:
-            noted.give_up_at = min(noted.give_up_at, self._client.now())
+            noted.give_up_at = self._client.now()  # whatever is on its way left before now
             log.warning("%s It may be paid: it is looked for, and not sent again.", doubt)
             return None
         except QueueFull as full:
@@ -204,6 +218,7 @@ class Submission:
             raise
         finally:
             self._notebook.update(note, shard.index)
+        note.cover.begun_at, note.cover.waits = self._client.now(), 0
         log.info("Submitted batch %s of %s requests.", noted.id, f"{noted.requests:,}")
         if shard.index % (1 + len(note.shards) // _PUBLISHED) == 0:
             self._publish(note.receipt)
@@ -220,23 +235,25 @@ class Submission:
         seconds = min(_FIRST_WAIT * 2**note.cover.waits, _LONGEST_WAIT)
         note.cover.waits += 1
         self._notebook.save(note)
-        return Pause(max(seconds, full.retry_after or 0.0), f"{full} The rest waits for room.")
+        asked = min(full.retry_after or 0.0, _MOST_ASKED)
+        return Pause(max(seconds, asked), f"{full} The rest waits for room.")
 
     def _pause(self, note: Note, pause: Pause) -> Pause:
+        if note.ids:
+            self._publish(note.receipt)
         left = sum(shard.id is None for shard in note.shards)
         if self._client.now() - note.cover.begun_at > _PATIENCE:
-            raise ApiUnavailable(f"After two days, {left} of {len(note.shards)} batches are not accepted. {pause.why}")
-        log.info(
-            "%d of %d batches are accepted. %s Going on in %.0f s at the latest.",
-            len(note.shards) - left,
-            len(note.shards),
-            pause.why,
-            pause.seconds,
-        )
+            raise ApiUnavailable(
+                f"For two days no batch was accepted, and {left} of {len(note.shards)} are left. {pause.why}"
+            )
+        accepted_so_far = f"{len(note.shards) - left} of {len(note.shards)}"
+        latest = f"{self._client.now() + timedelta(seconds=pause.seconds):%Y-%m-%d %H:%M:%S} UTC"
+        log.info("%s batches accepted. %s Going on at %s, if not before.", accepted_so_far, pause.why, latest)
         return pause
 
     def _done(self, note: Note) -> Receipt:
-        log.info("All %d batches are accepted; the Claude Console lists them: %s", len(note.shards), CONSOLE)
+        self._publish(note.receipt)
+        log.info("Accepted: %s. The Claude Console lists them: %s", _named(note), CONSOLE)
         return note.receipt
 
 
@@ -254,8 +271,7 @@ def _doubt_all(shards: list[NotedShard], since: datetime, now: datetime) -> None
 
 
 def _announce(shards: list[Shard], survey: Survey, estimate: Estimate, reading: Reading) -> None:
-    for why, names in reading.invalid.items():
-        log.warning("Skipped %s requests that cannot be sent, such as %r: %s.", f"{len(names):,}", names[0], why)
+    _tell_skipped(reading)
     log.info(
         "Submitting %s requests (%s bytes) as %d batch(es) for %s.",
         f"{sum(shard.requests for shard in shards):,}",
@@ -273,7 +289,23 @@ def _announce(shards: list[Shard], survey: Survey, estimate: Estimate, reading: 
     )
 
 
+def _tell_found(note: Note) -> None:
+    if note.is_complete:
+        log.info("The requests are those of before, and all of them were submitted: %s. Nothing is sent.", _named(note))
+    elif note.any_sent:
+        log.info("The requests are those of before; what was submitted of them is not sent again: %s.", _named(note))
+
+
+def _tell_skipped(reading: Reading) -> None:
+    for why, names in reading.invalid.items():
+        log.warning("Skipped %s requests that cannot be sent, such as %r: %s.", f"{len(names):,}", names[0], why)
+
+
+def _named_invalid(reading: Reading) -> dict[str, tuple[str, ...]] | None:
+    return {why: tuple(names) for why, names in reading.invalid.items()} or None
+
+
 def _named(note: Note) -> str:
     ids = note.ids
     more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
-    return (", ".join(ids[:_NAMED]) or "a batch without an id") + more
+    return (", ".join(ids[:_NAMED]) or "none that is known by its id") + more

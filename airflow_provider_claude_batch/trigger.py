@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,12 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_claude_batch import connection
 from airflow_provider_claude_batch.batch import Batch
 from airflow_provider_claude_batch.errors import ClaudeBatchError
+from airflow_provider_claude_batch.poller import seat_at_poller
 from airflow_provider_claude_batch.receipt import as_json
-from airflow_provider_claude_batch.watch import Ending, Look, Wait, Watch, Why
+from airflow_provider_claude_batch.watch import Ending, FirstEnded, Wait, Watch, Why
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import AsyncClient
-
-FIRST_LOOK, SLOWEST_LOOK = 5.0, 60.0
 
 
 class ClaudeBatchTrigger(BaseTrigger):
@@ -51,35 +51,26 @@ class ClaudeBatchTrigger(BaseTrigger):
         cancel = self.on_timeout == "cancel"
         deadline = datetime.fromisoformat(self.deadline) if self.deadline else None
         watch = Watch(tuple(self.batch_ids), interval=self.interval, deadline=deadline, cancel_at_deadline=cancel)
-        async with await connection.open_async_client(self.conn_id) as client:
-            ending = await self._wait(watch, client)
-        yield TriggerEvent(event_of(ending, watch))  # type: ignore[no-untyped-call]
+        with seat_at_poller(self.conn_id, watch) as seat:
+            while isinstance(heard := await seat.hear(), Wait):
+                if heard.trouble:
+                    self.log.warning("%s Asking again.", heard.trouble)
+                if heard.news:
+                    self.log.info(heard.news)
+        yield TriggerEvent(event_of(heard, watch, seat.looks))  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Cancel the batches, where the Dag's author asked for it."""
         if self.cancel_on_kill:
             async with await connection.open_async_client(self.conn_id) as client:
                 for batch_id in self.batch_ids:
-                    await _look(batch_id, client, cancel=True)
-
-    async def _wait(self, watch: Watch, client: "AsyncClient") -> Ending:
-        while True:
-            looks = {batch_id: await _look(batch_id, client, cancel=watch.cancelling) for batch_id in watch.waiting}
-            match watch.judge(looks, datetime.now(UTC)):
-                case Ending() as ending:
-                    return ending
-                case Wait(seconds, trouble):
-                    if trouble:
-                        self.log.warning("%s Asking again.", trouble)
-                    await asyncio.sleep(seconds)
+                    await _cancel(batch_id, client)
 
 
 class ClaudeBatchPause(BaseTrigger):
     """Wait until a moment, or until one of some batches has ended; then the submission goes on on a worker."""
 
-    def __init__(
-        self, *, until: str, batch_ids: list[str], conn_id: str, memo: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, *, until: str, batch_ids: list[str], conn_id: str, memo: dict[str, Any] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.until = until
         self.batch_ids = batch_ids
@@ -93,31 +84,22 @@ class ClaudeBatchPause(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and hand back what the submission has to remember."""
+        until = datetime.fromisoformat(self.until)
         if self.batch_ids:
-            async with await connection.open_async_client(self.conn_id) as client:
-                await self._wait(client)
+            with seat_at_poller(self.conn_id, FirstEnded(tuple(self.batch_ids), until)) as seat:
+                while isinstance(await seat.hear(), Wait):
+                    pass
         else:
-            await asyncio.sleep(self._seconds_left())
+            await asyncio.sleep(max(0.0, (until - datetime.now(UTC)).total_seconds()))
         yield TriggerEvent({"memo": self.memo})  # type: ignore[no-untyped-call]
 
-    async def _wait(self, client: "AsyncClient") -> None:
-        interval = FIRST_LOOK
-        while (left := self._seconds_left()) > 0:
-            await asyncio.sleep(min(interval, left))
-            interval = min(interval * 2, SLOWEST_LOOK)
-            for batch_id in self.batch_ids:
-                look = await _look(batch_id, client, cancel=False)
-                if isinstance(look, Batch) and look.ended:
-                    return
 
-    def _seconds_left(self) -> float:
-        return max(0.0, (datetime.fromisoformat(self.until) - datetime.now(UTC)).total_seconds())
-
-
-def event_of(ending: Ending, watch: Watch) -> dict[str, Any]:
+def event_of(ending: Ending, watch: Watch, looks: int) -> dict[str, Any]:
     """Write an ending, and all that was seen, as an event."""
-    batches = list(watch.batches.values())
-    event: dict[str, Any] = as_json({"why": ending.why, "message": ending.message, "batches": batches})
+    seen = list(watch.batches.values())
+    event: dict[str, Any] = as_json(
+        {"why": ending.why, "message": ending.message, "batches": seen, "looks": looks, "noticed_at": datetime.now(UTC)}
+    )
     return event
 
 
@@ -127,9 +109,7 @@ def read_event(event: dict[str, Any]) -> tuple[Ending, dict[str, Batch]]:
     return Ending(Why(event["why"]), event["message"]), {batch.id: batch for batch in batches}
 
 
-async def _look(batch_id: str, client: "AsyncClient", *, cancel: bool) -> Look:
-    try:
-        batch = await client.look(batch_id)
-        return await client.cancel(batch_id) if cancel and batch.processing_status == "in_progress" else batch
-    except ClaudeBatchError as error:
-        return error
+async def _cancel(batch_id: str, client: "AsyncClient") -> None:
+    with suppress(ClaudeBatchError):
+        if not (await client.look(batch_id)).ended:
+            await client.cancel(batch_id)

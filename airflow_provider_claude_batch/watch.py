@@ -36,10 +36,32 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Look again after so many seconds; `trouble` is new, and worth a line in the log."""
+    """Look again after so many seconds; what is new, good or bad, is worth a line in the log."""
 
     seconds: float
     trouble: str | None = None
+    news: str | None = None
+
+
+class FirstEnded:
+    """Judge whether one of some batches has ended, or a moment has come: more often at first than later."""
+
+    cancelling = False
+
+    def __init__(self, batch_ids: tuple[str, ...], until: datetime) -> None:
+        self.waiting = batch_ids
+        self.interval = MIN_INTERVAL
+        self.batches: dict[str, Batch] = {}
+        self._until = until
+
+    def judge(self, looks: Mapping[str, Look], now: datetime) -> Ending | Wait:
+        """Take in what was seen; a look that failed is as good as none."""
+        self.batches.update((batch_id, look) for batch_id, look in looks.items() if isinstance(look, Batch))
+        left = (self._until - now).total_seconds()
+        if left <= 0 or any(batch.ended for batch in self.batches.values()):
+            return Ending(Why.ENDED)
+        self.interval = min(self.interval * 2, AFTER_ERROR_INTERVAL)
+        return Wait(min(self.interval, left))
 
 
 class Watch:
@@ -63,6 +85,7 @@ class Watch:
         self._trouble_since: dict[str, datetime] = {}
         self._refused_since: dict[str, datetime] = {}
         self._first_look: datetime | None = None
+        self._told_ended = 0
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -80,7 +103,15 @@ class Watch:
         deadline = self.deadline or self._default_deadline(self._first_look)
         if now >= deadline and not self.cancelling:
             return self._at_deadline(deadline)
-        return Wait(self._seconds(looks, now, deadline), " ".join(dict.fromkeys(troubles)) or None)
+        trouble = " ".join(dict.fromkeys(troubles)) or None
+        return Wait(self._seconds(looks, now, deadline), trouble, self._news())
+
+    def _news(self) -> str | None:
+        ended = len(self.batch_ids) - len(self._waiting)
+        if ended == self._told_ended:
+            return None
+        self._told_ended = ended
+        return f"{ended:,} of {len(self.batch_ids):,} batches have ended."
 
     def _at_deadline(self, deadline: datetime) -> Ending | Wait:
         """Give up, or have what still runs cancelled: the next looks do, and what is finished by then is kept."""

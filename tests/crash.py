@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import msgspec
 from emulator import Emulator
-from processes import Nursery, Process, Task
+from processes import Broken, Nursery, Process, Task
 from wire import ANSWER, BODY, DONE, HALF, HEAD, Hold, Wire
 
 RETRIES: dict[str, Any] = {"retries": 30, "retry_delay": 0}
@@ -46,7 +46,7 @@ _HELD = {
 
 
 class Crash:
-    """One submission that is killed at a step; a context manager would hide its order, so call what happens."""
+    """What befalls one submission: a kill, or its like, at one step of its way."""
 
     def __init__(self, task: Task, wire: Wire, step: str, rng: random.Random, shards: int) -> None:
         self._task, self._wire, self._step, self._rng = task, wire, step, rng
@@ -60,6 +60,8 @@ class Crash:
             return self._freeze()
         first = self._task.start()
         self._wait(first)
+        if self._hold and not self._hold.reached.is_set():
+            raise Broken(f"{self._step} was not reached: {first.outcome}")
         if self._step == "alive":
             self._task.abandon(first)
         else:
@@ -84,7 +86,8 @@ class Crash:
 
     def _freeze(self) -> None:
         first = self._task.start("crash:freeze_before_create")
-        first.wait(lambda: first.is_frozen)
+        if first.wait(lambda: first.is_frozen):
+            raise Broken(f"{self._step} was not reached: {first.outcome}")
         self._task.abandon(first)
         self._task.finish()
         time.sleep(UPLOAD_SECONDS)
@@ -185,12 +188,12 @@ def paid(emulator: Emulator) -> list[str]:
     return [call["batch_id"] for call in emulator.journal(operation="create") if call["batch_id"]]
 
 
-def submission(count: int, shard_size: int = 2) -> Any:
+def submission(count: int, shard_size: int = 2, **options: Any) -> Any:
     """Build the Dag of one submit task."""
     from airflow.sdk import DAG
 
     with DAG("crash", schedule=None) as dag:
-        submit(task_id="submit", requests=some_requests(count), shard_size=shard_size)
+        submit(task_id="submit", requests=some_requests(count), shard_size=shard_size, **options)
     return dag
 
 
@@ -227,6 +230,7 @@ def freeze_before_create() -> None:
     create = Client.create
 
     def frozen(*arguments: Any, **options: Any) -> Any:
+        Client.create = create  # type: ignore[method-assign]
         os.kill(os.getpid(), signal.SIGSTOP)
         return create(*arguments, **options)
 

@@ -12,12 +12,12 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
-import urllib.request
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
+
+from skipping import skip_pauses
 
 RUN_ID = "crash"
 PRELOADED = [
@@ -27,8 +27,6 @@ PRELOADED = [
     "airflow_provider_claude_batch.sensor",
     "airflow_provider_claude_batch.trigger",
 ]
-SKIPPED_SECONDS = 1.0  # longer pauses pass by the emulator's clock instead of ours
-_real_sleep, _real_async_sleep = time.sleep, asyncio.sleep
 
 
 def serve(modules: list[str]) -> None:
@@ -144,66 +142,6 @@ def connect(database: str) -> None:
     os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{database}"
     settings.configure_vars()
     settings.configure_orm()
-
-
-def skip_pauses(clock_url: str) -> None:
-    """Let long pauses pass by the emulator's clock, and have this provider read the time from that clock too."""
-    clock = Clock(clock_url)
-
-    def sleep(seconds: float) -> None:
-        _real_sleep(seconds if seconds < SKIPPED_SECONDS else clock.advance(seconds))
-
-    async def async_sleep(delay: float, result: Any = None) -> Any:
-        if delay >= SKIPPED_SECONDS:
-            delay = await asyncio.to_thread(clock.advance, delay)
-        return await _real_async_sleep(delay, result)
-
-    time.sleep, asyncio.sleep = sleep, async_sleep
-    for name, module in list(sys.modules.items()):
-        if name.startswith("airflow_provider_claude_batch.") and hasattr(module, "datetime"):
-            module.datetime = clock.datetime  # type: ignore[attr-defined]
-
-
-class Clock:
-    """The emulator's clock, as the local one of this process."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._ahead = timedelta()
-        self._call({})
-        self.datetime = _datetime_of(self)
-
-    def now(self, tz: Any = None) -> datetime:
-        return datetime.now(tz) + self._ahead
-
-    def advance(self, seconds: float) -> float:
-        """Let so many seconds pass, and return how few of them are to be slept."""
-        self._call({"advance": seconds})
-        return 0.01
-
-    def _call(self, change: dict[str, Any]) -> None:
-        request = urllib.request.Request(self._url, json.dumps(change).encode() if change else None)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            self._ahead = datetime.fromisoformat(json.load(answer)["now"]) - datetime.now(UTC)
-
-
-def _datetime_of(clock: Clock) -> Any:
-    """Build a `datetime` whose `now` is the clock's, and that is otherwise the usual one."""
-
-    class Look(type):
-        def __instancecheck__(cls, value: object) -> bool:
-            return isinstance(value, datetime)
-
-        def __getattr__(cls, name: str) -> Any:
-            return getattr(datetime, name)
-
-        def __call__(cls, *args: Any, **kwargs: Any) -> datetime:
-            return datetime(*args, **kwargs)  # noqa: DTZ001
-
-    class Clocked(metaclass=Look):
-        now = clock.now
-
-    return Clocked
 
 
 def load(name: str) -> Any:

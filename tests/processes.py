@@ -60,7 +60,11 @@ class Nursery:
             command = [sys.executable, str(TESTS / "nursery.py"), *self._preloaded]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=errors, text=True)
-        self._hear()
+        try:
+            self._hear()
+        except Broken:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -138,7 +142,7 @@ class Task:
         dag: str,
         arguments: dict[str, Any] | None = None,
         *,
-        wire: Wire | None = None,
+        wire: Wire,
         database: Path | None = None,
         store: bool = True,
         task_id: str = "submit",
@@ -150,8 +154,7 @@ class Task:
         self.database = database or nursery.database()
         self.steps: list[dict[str, Any]] = []
         self.kills = 0
-        host = (wire or emulator).base_url
-        connections = {"AIRFLOW_CONN_ANTHROPIC_DEFAULT": json.dumps({**CONNECTION, "host": host})}
+        connections = {"AIRFLOW_CONN_ANTHROPIC_DEFAULT": json.dumps({**CONNECTION, "host": wire.base_url})}
         self._order: dict[str, Any] = {
             "database": str(self.database),
             "dag": dag,

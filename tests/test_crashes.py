@@ -56,7 +56,6 @@ def test_a_killed_submission_is_paid_once(
     assert result.verdict.is_clean, result.verdict
 
 
-@pytest.mark.xfail(reason="the time that an upload may take is counted from create on, not from the note", strict=True)
 def test_a_worker_that_wakes_up_too_late_sends_nothing(nursery: Nursery, process: Emulator, wire: Wire) -> None:
     result = crash(nursery, process, wire, "frozen", store=True, seed="test")
     assert result.verdict.is_clean, result.verdict

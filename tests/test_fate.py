@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from tries import Task, cancelled, paid, some_requests
+from tries import Store, Task, cancelled, paid, some_requests
 
 from airflow_provider_claude_batch.client import Client
 from airflow_provider_claude_batch.errors import ApiUnavailable, FateUnknown, TakenOver
@@ -42,7 +42,7 @@ def test_a_batch_whose_answer_was_lost_is_found_and_proved_and_paid_once(
     assert paid(emulator) == [3]
     assert list(receipt.batch_ids) == [call["batch_id"] for call in emulator.journal(operation="create")]
     assert pauses[0].batch_ids == receipt.batch_ids
-    assert "never came" in pauses[0].why
+    assert "results of 1 listed will tell" in pauses[0].why
 
 
 def test_what_never_arrived_is_sent_again_but_not_before_it_is_certain(task: Task, emulator: Any) -> None:
@@ -51,6 +51,7 @@ def test_what_never_arrived_is_sent_again_but_not_before_it_is_certain(task: Tas
     first = task.run(some_requests())
     assert isinstance(first, Pause)
     assert first.batch_ids == ()
+    assert first.seconds > 600
     emulator.advance(first.seconds - 5)
     assert isinstance(task.run(some_requests()), Pause)
     assert paid(emulator) == []
@@ -129,7 +130,7 @@ def test_a_batch_whose_results_are_not_shown_is_asked_for_again(task: Task, emul
     emulator.fault("not_found", operation="results", times=1)
     pause = task.run(some_requests())
     assert isinstance(pause, Pause)
-    assert pause.seconds <= 60
+    assert pause.seconds <= 300
     receipt, _ = task.finish(some_requests())
     assert receipt is not None
     assert paid(emulator) == [3]
@@ -143,6 +144,76 @@ def test_what_can_never_be_proved_is_for_a_person_to_decide(task: Task, emulator
         task.run(some_requests())
     assert not told.value.retryable
     assert paid(emulator) == [3]
+
+
+def test_a_404_on_somebody_elses_batch_hides_nothing(task: Task, client: Client, emulator: Any) -> None:
+    other = decoy(client, emulator, task_id="other")
+    emulator.fault("drop_after_accept", operation="create")
+    assert isinstance(task.run(some_requests()), Pause)
+    emulator.advance(3600)
+    emulator.fault("not_found", operation="results", batch=other, times=-1)
+    receipt = task.run(some_requests())
+    assert not isinstance(receipt, Pause)
+    assert other not in receipt.batch_ids
+
+
+def test_results_without_a_readable_line_prove_nothing(
+    task: Task, emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.fault("drop_after_accept", operation="create")
+    assert isinstance(task.run(some_requests()), Pause)
+    emulator.advance(3600)
+    with monkeypatch.context() as unread:
+        unread.setattr(task.client, "results", lambda _: (line for line in [b"{", b"<html>"]))
+        assert isinstance(task.run(some_requests()), Pause)
+    assert not isinstance(task.run(some_requests()), Pause)
+    assert paid(emulator) == [3]
+
+
+def test_a_gateway_that_gives_up_after_minutes_is_no_proof_that_nothing_arrived(
+    task: Task, emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API takes the batch eight minutes after it was sent, and the gateway answers 504."""
+    create = task.client.create
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        emulator.advance(480)
+        return create(*args, **kwargs)
+
+    emulator.clock(freeze=True)
+    emulator.fault("status_after_accept", status=504)
+    monkeypatch.setattr(task.client, "create", slow)
+    monkeypatch.setattr(task.client, "_stopping", lambda body, _: body)
+    receipt, _ = task.finish(some_requests())
+    assert receipt is not None
+    assert paid(emulator) == [3]
+
+
+def test_batches_of_another_size_or_another_time_are_not_even_looked_at(
+    task: Task, client: Client, emulator: Any
+) -> None:
+    emulator.clock(freeze=True)
+    Task(client, emulator, "earlier").run(some_requests())
+    emulator.advance(120)
+    Task(client, emulator, "larger").run(some_requests(4))
+    emulator.fault("drop_before", operation="create")
+    pause = task.run(some_requests())
+    assert isinstance(pause, Pause)
+    emulator.advance(pause.seconds + 5)
+    Task(client, emulator, "later").run(some_requests())
+    emulator.advance(60)
+    assert not isinstance(task.run(some_requests()), Pause)
+    assert emulator.journal(operation="results") == []
+
+
+def test_a_stranger_is_asked_for_its_name_once(task: Task, client: Client, emulator: Any) -> None:
+    emulator.fault("drop_before", operation="create")
+    assert isinstance(task.run(some_requests()), Pause)
+    decoy(client, emulator, task_id="other")
+    emulator.advance(30)
+    for _ in range(3):
+        assert isinstance(task.run(some_requests()), Pause)
+    assert len(emulator.journal(operation="results")) == 1
 
 
 def test_lines_of_nobody_before_ours_do_not_hide_the_proof(task: Task, emulator: Any) -> None:
@@ -159,7 +230,9 @@ class Halted(Exception):
     """A process that stands still for a while, and then goes on."""
 
 
-def test_a_first_try_that_is_still_alive_sends_nothing_more(task: Task, emulator: Any) -> None:
+def test_a_first_try_that_is_still_alive_sends_nothing_more(
+    task: Task, emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     zombie, requests = task.notebook(), some_requests(6)
     late = task.submission(zombie, shard_size=2)
     sent = 0
@@ -167,12 +240,13 @@ def test_a_first_try_that_is_still_alive_sends_nothing_more(task: Task, emulator
     def retried_meanwhile(part: Any) -> None:
         nonlocal sent
         sent += 1
+        assert sent == 1, "what the later try published was overwritten"
         if sent == 1:  # the first shard is accepted; now the process stalls, and Airflow starts the next try
             receipt, _ = task.finish(requests, shard_size=2)
             assert receipt is not None
             assert len(receipt.batch_ids) == 3
 
-    late._publish = retried_meanwhile
+    monkeypatch.setattr(late, "_publish", retried_meanwhile)
     with pytest.raises(TakenOver):
         late.run(requests)
     assert paid(emulator) == [2, 2, 2]
@@ -247,7 +321,7 @@ def test_without_a_store_the_note_travels_with_the_trigger(forgetful: Task, emul
 
 
 def test_with_a_store_no_trigger_carries_anything() -> None:
-    assert Notebook({"some": "store"}).memo is None  # type: ignore[arg-type]
+    assert Notebook(Store()).memo is None
 
 
 def test_batches_from_before_the_run_are_not_even_looked_at(forgetful: Task, client: Client, emulator: Any) -> None:

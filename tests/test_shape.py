@@ -11,13 +11,14 @@ import airflow_provider_claude_batch
 ROOT = Path(airflow_provider_claude_batch.__file__).parent
 PACKAGE = ROOT.name
 BEHIND_ALL = {"__init__", "errors"}
-SUBJECT = {"request", "wire_id", "batch", "watch", "result", "row", "price", "receipt", "tally", "retry"}
+SUBJECT = {"request", "wire_id", "batch", "watch", "roll_call", "result", "row", "price", "receipt", "tally", "retry"}
 EDGES = {"client", "shard", "estimate", "load", "writers"}
 AIRFLOW = {
     "connection",
     "forget",
     "note",
     "order",
+    "poller",
     "fate",
     "preflight",
     "submit",

@@ -17,15 +17,17 @@ from airflow_provider_claude_batch import (
     ClaudeBatchResultsOperator,
     ClaudeBatchSensor,
     SqlRequests,
+    poller,
     submit,
-    trigger,
+    watch,
 )
 from airflow_provider_claude_batch.cli import app
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trigger, "FIRST_LOOK", 0.2)
+    monkeypatch.setattr(poller, "FIRST_TICK", 0.1)
+    monkeypatch.setattr(watch, "MIN_INTERVAL", 0.2)
     monkeypatch.setattr(submit, "_FIRST_WAIT", 0.2)
 
 
@@ -116,7 +118,7 @@ def test_a_full_queue_is_waited_for_in_the_triggerer(emulator: Any, run_dag: Any
     assert run.state == "success"
     assert paid(emulator) == [2, 2]
     assert output.count("The rest waits for room") == 2
-    assert "1 of 2 batches are accepted" in output
+    assert "1 of 2 batches accepted" in output
     assert len(xcom(run, "submit")["batches"]) == 2
 
 

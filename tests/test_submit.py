@@ -19,6 +19,7 @@ from airflow_provider_claude_batch.errors import (
     InvalidRequests,
     Misconfigured,
     PreflightFailed,
+    SourceUnavailable,
 )
 from airflow_provider_claude_batch.fate import Pause
 
@@ -246,9 +247,20 @@ def test_a_queue_that_stays_full_for_days_is_an_error_that_may_be_tried_again(
     emulator.fault("queue_full", times=-1)
     assert isinstance(task_instance.run(some_requests()), Pause)
     emulator.advance(49 * 3600)
-    with pytest.raises(ApiUnavailable, match="After two days, 1 of 1 batches") as told:
-        task_instance.run(some_requests())
+    with pytest.raises(ApiUnavailable, match="For two days no batch was accepted, and 1 of 1 are left") as told:
+        task_instance.run(some_requests(), resumed=True)
     assert told.value.retryable
+    assert isinstance(task_instance.run(some_requests()), Pause)  # Airflow's next try has two days of its own
+
+
+def test_the_pauses_begin_anew_where_there_was_room_again(task_instance: Task, emulator: Any) -> None:
+    emulator.clock(freeze=True)
+    emulator.faults(
+        {"fault": "queue_full", "times": 3},
+        {"fault": "queue_full", "after": 1, "times": 1, "retry_after": 10**9},
+    )
+    _, pauses = task_instance.finish(some_requests(4), shard_size=2)
+    assert [pause.seconds for pause in pauses] == [15, 30, 60, 3600]
 
 
 def test_one_request_of_ten_thousand_changed_and_the_task_cleared(task_instance: Task, emulator: Any) -> None:
@@ -281,6 +293,64 @@ def test_cleared_after_its_results_are_deleted_it_says_how_to_ask_anew(task_inst
     with pytest.raises(Misconfigured, match=r"deleted the results .* `claude-batch forget d r submit`"):
         task_instance.run(some_requests())
     assert paid(emulator) == [3]
+
+
+def test_cleared_back_to_requests_whose_batch_was_cancelled_it_is_a_new_submission(
+    task_instance: Task, emulator: Any
+) -> None:
+    emulator.clock(freeze=True)
+    first = task_instance.run(some_requests())
+    for requests in ([], some_requests(), some_requests(text="Other"), some_requests()):
+        task_instance.clears += 1
+        last = task_instance.run(requests)
+    assert last.batch_ids[0] not in cancelled(emulator)
+    assert first.batch_ids[0] in cancelled(emulator)
+    assert paid(emulator) == [3, 3, 3, 3]
+    marks = {part.mark for part in (*first.batches, *last.batches)}
+    assert len(marks) == 2
+
+
+def test_another_tasks_clear_is_no_clear_of_this_one(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("status", **REFUSED, after=1)
+    with pytest.raises(ApiRefused):
+        task_instance.run(some_requests(4), shard_size=2)
+    task_instance.other_clears += 1
+    with pytest.raises(Misconfigured, match="not those of the try before"):
+        task_instance.run(list(reversed(some_requests(4))), shard_size=2)
+    assert paid(emulator) == [2]
+
+
+def test_what_is_skipped_on_a_later_try_is_named_too(task_instance: Task, emulator: Any) -> None:
+    task_instance.run(some_requests())
+    task_instance.clears += 1
+    bad = {"custom_id": "bad", "params": {}}
+    receipt = task_instance.run([*some_requests(), bad], on_invalid="skip")
+    assert receipt.invalid == {"messages must be a list that is not empty": ("bad",)}
+    assert paid(emulator) == [3]
+
+
+def test_a_person_can_have_a_note_that_lost_a_page_forgotten(task_instance: Task, emulator: Any) -> None:
+    task_instance.run(some_requests())
+    assert task_instance.store is not None
+    del task_instance.store[next(key for key in task_instance.store if key.endswith("_0"))]
+    task_instance.store.set("claude_batch_forget", "2026-11-21T00:00:00")
+    assert task_instance.run(some_requests()).batch_ids
+    assert paid(emulator) == [3, 3]
+
+
+def test_the_notes_of_many_tries_leave_no_pages_behind(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("status", **REFUSED, after=1, times=3)
+    for _ in range(3):
+        with pytest.raises(ApiRefused):
+            task_instance.run(some_requests(4), shard_size=2)
+    assert task_instance.store is not None
+    assert len(task_instance.store) == 3
+
+
+def test_a_refused_count_names_the_request(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("status", status=400, operation="count_tokens", message="messages.0.role: wrong", times=-1)
+    with pytest.raises(ApiRefused, match=r"Request 'r-\d', counted before anything is sent: .*messages.0.role"):
+        task_instance.run(some_requests())
 
 
 def test_forgotten_it_is_a_new_submission_with_marks_of_its_own(task_instance: Task, emulator: Any) -> None:
@@ -385,7 +455,7 @@ def test_a_full_disk_is_one_sentence(task_instance: Task, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("airflow_provider_claude_batch.submit.cut", full)
-    with pytest.raises(Misconfigured, match="point TMPDIR to a larger one"):
+    with pytest.raises(SourceUnavailable, match="Point TMPDIR to a larger one"):
         task_instance.run(some_requests())
 
 
@@ -403,3 +473,12 @@ def test_the_log_says_how_many_how_big_for_which_model_and_what_it_may_cost(
     task_instance.run(some_requests(7), shard_size=3)
     assert "An earlier try submitted all of it" in caplog.text
     assert "Nothing was sent" in caplog.text
+    caplog.clear()
+    task_instance.clears += 1
+    task_instance.run(some_requests(7), shard_size=3)
+    assert "all of them were submitted" in caplog.text
+    assert "Nothing is sent" in caplog.text
+    caplog.clear()
+    task_instance.clears += 1
+    task_instance.run(some_requests(2))
+    assert "This is a new submission, in the place of one whose batches were paid" in caplog.text

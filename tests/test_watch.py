@@ -66,7 +66,7 @@ def test_the_oldest_batch_that_still_runs_sets_the_pace():
     looks = {"a": batch("a"), "b": batch("b", created=at(hours=2))}
     assert watch.judge(looks, at(hours=4)) == Wait(240)
     looks = {"a": batch("a", "ended"), "b": batch("b", created=at(hours=2))}
-    assert watch.judge(looks, at(hours=4)) == Wait(120)
+    assert watch.judge(looks, at(hours=4)) == Wait(120, news="1 of 2 batches have ended.")
 
 
 # minutes since the first look, and what was seen then

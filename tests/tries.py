@@ -34,6 +34,9 @@ class Store(dict[str, Any]):
         assert len(encoded) <= VALUE_BYTES
         self[key] = msgspec.json.decode(encoded)
 
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
+
 
 class Task:
     """One task instance; without `remembers` it is one of an Airflow before 3.3."""
@@ -41,8 +44,13 @@ class Task:
     def __init__(self, client: Client, emulator: Any, task_id: str = "submit", *, remembers: bool = True) -> None:
         self.client, self.emulator, self.task_id = client, emulator, task_id
         self.store = Store() if remembers else None
-        self.clears, self.deployment = 0, "here"
+        self.clears, self.other_clears, self.deployment = 0, 0, "here"
         self.published: list[Receipt] = []
+
+    @property
+    def clear(self) -> tuple[int, int]:
+        """What Airflow counts: clears of anything in the run, and the tries that this task is allowed."""
+        return self.clears + self.other_clears, self.clears
 
     def notebook(self, memo: dict[str, Any] | None = None) -> Notebook:
         return Notebook(self.store, msgspec.json.decode(msgspec.json.encode(memo)) if memo else None)
@@ -53,7 +61,7 @@ class Task:
             receipt=Receipt(submission="", dag_id="d", run_id="r", submit_task=self.task_id),
             deployment=self.deployment,
             task_instance=("d", "r", self.task_id, -1),
-            clear_number=self.clears,
+            clear=self.clear,
             prices=PRICES,
             defaults=Defaults.of(defaults),
             unremembered_since=since,
@@ -63,8 +71,9 @@ class Task:
 
     def run(self, requests: Iterable[Any], notebook: Notebook | None = None, **limits: Any) -> Any:
         """Run one try up to its end, or to its next pause."""
+        resumed = limits.pop("resumed", False)
         notebook = notebook or self.notebook()
-        return accepted(notebook, self.clears) or self.submission(notebook, **limits).run(requests)
+        return accepted(notebook, self.clear) or self.submission(notebook, **limits).run(requests, resumed=resumed)
 
     def finish(self, requests: Iterable[Any], **limits: Any) -> tuple[Receipt | None, list[Pause]]:
         """Run one try to its end; the emulator's clock passes over what it waits for."""
@@ -75,7 +84,7 @@ class Task:
             assert len(pauses) < 20
             self.emulator.advance(3600 if result.batch_ids else result.seconds)
             notebook = self.notebook(notebook.memo)
-            limits.pop("since", None)
+            limits = {**limits, "since": None, "resumed": True}
         return result, pauses
 
 
