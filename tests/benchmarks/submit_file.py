@@ -63,6 +63,7 @@ class Sink(BaseHTTPRequestHandler):
     """Takes everything and keeps nothing."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
         left = int(self.headers["content-length"])  # who sends none is not answered
