@@ -24,6 +24,7 @@ from airflow_provider_claude_batch.errors import (
     QueueFull,
 )
 from airflow_provider_claude_batch.result import Message
+from airflow_provider_claude_batch.roll_call import Answer, Ask, AskForPage
 
 T = TypeVar("T")
 
@@ -97,6 +98,13 @@ class Client:
     def page(self, after_id: str | None = None) -> Page:
         """List up to a thousand batches, newest first."""
         return self._call(batches.decode_page, "get", _BATCHES, _page_options(after_id))
+
+    def answer(self, ask: Ask) -> Answer:
+        """Answer what a roll call asks; an error is an answer too."""
+        try:
+            return self.page(ask.after_id) if isinstance(ask, AskForPage) else self.look(ask.id)
+        except ClaudeBatchError as error:
+            return error
 
     def recent(self) -> Iterator[Batch]:
         """List the workspace's batches, newest first, as far as they are asked for."""

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
-from airflow_provider_claude_batch import connection
-from airflow_provider_claude_batch.batch import Batch, Page
+from airflow_provider_claude_batch import connection, metrics
+from airflow_provider_claude_batch.batch import Batch
 from airflow_provider_claude_batch.errors import ApiRefused, ClaudeBatchError
-from airflow_provider_claude_batch.roll_call import Ask, AskForPage, Roll
+from airflow_provider_claude_batch.roll_call import Answer, Ask, AskForPage, Roll
 from airflow_provider_claude_batch.watch import Ending, Look, Wait
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Poller:
         self._roll = Roll()
         self._client: AsyncClient | None = None
         self._sooner = asyncio.Event()
+        self._calls = 0
         # A context of its own: what is logged here belongs to no one task.
         self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
 
@@ -130,8 +131,10 @@ class Poller:
                 return
 
     async def _tick(self) -> float:
-        seats = list(self._seats)
+        seats, self._calls = list(self._seats), 0
         looks = await self._look(seats)
+        errors = sum(not isinstance(look, Batch) for look in looks.values())
+        metrics.count_poll(self._conn_id, waiting=len(looks), calls=self._calls, errors=errors)
         now, seconds = datetime.now(UTC), []
         for number, seat in enumerate(seats, 1):
             if number % _JUDGED_AT_ONCE == 0:
@@ -160,7 +163,8 @@ class Poller:
                 looks[batch_id] = await self._cancel(batch_id)
         return looks
 
-    async def _ask(self, ask: Ask) -> "Page | Batch | ClaudeBatchError":
+    async def _ask(self, ask: Ask) -> Answer:
+        self._calls += 1
         try:
             client = await self._open()
             if isinstance(ask, AskForPage):

@@ -1,7 +1,7 @@
 """Roll calls: how every batch that somebody waits for is asked for with as few calls as can be."""
 
-from collections.abc import Collection, Generator, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Generator, Mapping
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -46,6 +46,19 @@ class Roll:
                 assert not isinstance(answer, Page)
                 found[batch_id] = answer
         return found
+
+    def drive(
+        self, ids: Collection[str], known: Mapping[str, datetime], ask: Callable[[Ask], Answer]
+    ) -> dict[str, Look]:
+        """Hold a roll call on a worker: `ask` waits for each answer."""
+        call = self.call(ids, known, datetime.now(UTC))
+        answer = None
+        while True:
+            try:
+                answer = ask(next(call) if answer is None else call.send(answer))
+            except StopIteration as over:
+                looks: dict[str, Look] = over.value
+                return looks
 
     def _list(self, ids: frozenset[str], horizon: datetime) -> RollCall:
         """Go from page to page until all are found, or are older than the page; an error is the answer for all."""

@@ -1,20 +1,21 @@
 """The sensor: waits until batches have ended, without holding a worker slot."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator
 
-from airflow_provider_claude_batch import connection, receipt
+from airflow_provider_claude_batch import connection, metrics, receipt
 from airflow_provider_claude_batch.batch import Batch, Counts
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import ApiRefused, ClaudeBatchError, Misconfigured, WaitTimeout
+from airflow_provider_claude_batch.roll_call import Roll
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
-from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger, read_event
+from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger, Finding, tell
 from airflow_provider_claude_batch.watch import Ending, Look, Wait, Watch, Why
 
 if TYPE_CHECKING:
@@ -72,18 +73,25 @@ class ClaudeBatchSensor(BaseSensorOperator):
             watch = self._watch(tuple(batch_id for one in receipts for batch_id in one.batch_ids))
             self._watching = conn_id, watch
             with connection.open_client(conn_id) as client:
-                verdict = self._look(watch, client)
-                while isinstance(verdict, Wait) and not self.deferrable:
-                    time.sleep(verdict.seconds)
-                    verdict = self._look(watch, client)
+                verdict, looks = self._wait(watch, client)
         if isinstance(verdict, Wait):
             return self.defer(trigger=self._trigger(conn_id, watch), method_name="resume")
-        return self._finish(context, verdict, watch.batches)
+        return self._finish(context, Finding(verdict, watch.batches, looks, datetime.now(UTC)))
 
     @final_errors
     def resume(self, context: "Context", event: dict[str, Any]) -> Any:
         """Take over from the trigger."""
-        return self._finish(context, *read_event(event))
+        return self._finish(context, Finding.of_event(event))
+
+    def _wait(self, watch: Watch, client: "Client") -> tuple[Ending | Wait, int]:
+        """Look once, or on and on where the worker is to be held."""
+        roll, looks = Roll(), 1
+        verdict = self._look(watch, client, roll)
+        self._tell_beginning(watch)
+        while isinstance(verdict, Wait) and not self.deferrable:
+            time.sleep(verdict.seconds)
+            verdict, looks = self._look(watch, client, roll), looks + 1
+        return verdict, looks
 
     def on_kill(self) -> None:
         """Cancel the batches, where the Dag's author asked for it."""
@@ -91,18 +99,23 @@ class ClaudeBatchSensor(BaseSensorOperator):
             conn_id, watch = self._watching
             with connection.open_client(conn_id) as client:
                 for batch_id in watch.waiting:
-                    _look(batch_id, client, cancel=True)
+                    with suppress(ClaudeBatchError):
+                        client.cancel(batch_id)
 
     def _watch(self, batch_ids: tuple[str, ...]) -> Watch:
         deadline = None if self._patience is None else datetime.now(UTC) + self._patience
         cancel = self.on_timeout == "cancel"
         return Watch(batch_ids, interval=self.poke_interval, deadline=deadline, cancel_at_deadline=cancel)
 
-    def _look(self, watch: Watch, client: "Client") -> Ending | Wait:
-        looks = {batch_id: _look(batch_id, client, cancel=watch.cancelling) for batch_id in watch.waiting}
+    def _look(self, watch: Watch, client: "Client", roll: Roll) -> Ending | Wait:
+        known = {batch.id: batch.created_at for batch in watch.batches.values()}
+        looks = roll.drive(watch.waiting, known, client.answer)
+        if watch.cancelling:
+            running = [look for look in looks.values() if isinstance(look, Batch)]
+            looks |= {one.id: _cancelled(one, client) for one in running if one.processing_status == "in_progress"}
         verdict = watch.judge(looks, datetime.now(UTC))
         if isinstance(verdict, Wait):
-            self._tell(verdict, watch)
+            tell(self.log, verdict)
         return verdict
 
     def _trigger(self, conn_id: str, watch: Watch) -> ClaudeBatchTrigger:
@@ -115,25 +128,35 @@ class ClaudeBatchSensor(BaseSensorOperator):
             cancel_on_kill=self.cancel_on_kill,
         )
 
-    def _tell(self, verdict: Wait, watch: Watch) -> None:
-        if verdict.trouble:
-            self.log.warning("%s Asking again.", verdict.trouble)
-        for batch_id in watch.waiting:
-            if batch := watch.batches.get(batch_id):
-                self.log.info("Batch %s is %s; it expires at %s.", batch_id, batch.processing_status, batch.expires_at)
+    def _tell_beginning(self, watch: Watch) -> None:
+        running = [watch.batches[batch_id] for batch_id in watch.waiting if batch_id in watch.batches]
+        if running:
+            self.log.info(
+                "Waiting for %d of %d batches, %s requests. The first was submitted at %s, the last expires at %s. "
+                "Asking every %.0f s, and less often as they age.",
+                len(watch.waiting),
+                len(watch.batch_ids),
+                f"{sum(batch.request_counts.total for batch in running):,}",
+                _moment(min(batch.created_at for batch in running)),
+                _moment(max(batch.expires_at for batch in running)),
+                watch.interval,
+            )
 
-    def _finish(self, context: "Context", ending: Ending, batches: Mapping[str, Batch]) -> Any:
+    def _finish(self, context: "Context", found: Finding) -> Any:
         with self._lenience():
-            if ending.why is Why.REFUSED:
-                raise ApiRefused(ending.message)
-            if ending.why is Why.TIMEOUT:
-                raise WaitTimeout(f"{ending.message}. Nothing was cancelled: clear this task to go on waiting.")
+            if found.ending.why is Why.REFUSED:
+                raise ApiRefused(found.ending.message)
+            if found.ending.why is Why.TIMEOUT:
+                raise WaitTimeout(f"{found.ending.message}. Nothing was cancelled: clear this task to go on waiting.")
         value = open_argument(self.batch, context)
         receipts = receipt.read(value)
         conn_id = receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)
-        for batch in batches.values():
-            self.log.info("Batch %s ended at %s: %s.", batch.id, batch.ended_at, _words(batch.request_counts))
-        seen = [receipt.replace(one.seen(batches), conn_id=conn_id) for one in receipts]
+        for batch in found.batches.values():
+            ran = f" after {_span(batch.ended_at - batch.created_at)}" if batch.ended_at else ""
+            self.log.info("Batch %s ended%s: %s.", batch.id, ran, _words(batch.request_counts))
+            metrics.time_batch(conn_id, batch, found.noticed_at)
+        self.log.info("Asked %d times.", found.looks)
+        seen = [receipt.replace(one.seen(found.batches), conn_id=conn_id) for one in receipts]
         return push(context, seen, many=isinstance(value, list))
 
     @contextmanager
@@ -147,12 +170,19 @@ class ClaudeBatchSensor(BaseSensorOperator):
             raise
 
 
-def _look(batch_id: str, client: "Client", *, cancel: bool) -> Look:
+def _cancelled(batch: Batch, client: "Client") -> Look:
     try:
-        batch = client.look(batch_id)
-        return client.cancel(batch_id) if cancel and batch.processing_status == "in_progress" else batch
+        return client.cancel(batch.id)
     except ClaudeBatchError as error:
         return error
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _span(span: timedelta) -> str:
+    return str(timedelta(seconds=round(span.total_seconds())))
 
 
 def _words(counts: Counts) -> str:

@@ -14,7 +14,7 @@ from airflow_provider_claude_batch.batch import Batch
 from airflow_provider_claude_batch.errors import ClaudeBatchError
 from airflow_provider_claude_batch.poller import seat_at_poller
 from airflow_provider_claude_batch.receipt import as_json
-from airflow_provider_claude_batch.watch import Ending, FirstEnded, Wait, Watch, Why
+from airflow_provider_claude_batch.watch import Ending, FirstEnded, Wait, Watch
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import AsyncClient
@@ -53,11 +53,9 @@ class ClaudeBatchTrigger(BaseTrigger):
         watch = Watch(tuple(self.batch_ids), interval=self.interval, deadline=deadline, cancel_at_deadline=cancel)
         with seat_at_poller(self.conn_id, watch) as seat:
             while isinstance(heard := await seat.hear(), Wait):
-                if heard.trouble:
-                    self.log.warning("%s Asking again.", heard.trouble)
-                if heard.news:
-                    self.log.info(heard.news)
-        yield TriggerEvent(event_of(heard, watch, seat.looks))  # type: ignore[no-untyped-call]
+                tell(self.log, heard)
+        found = Finding(heard, watch.batches, seat.looks, datetime.now(UTC))
+        yield TriggerEvent(found.to_event())  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Cancel the batches, where the Dag's author asked for it."""
@@ -94,19 +92,31 @@ class ClaudeBatchPause(BaseTrigger):
         yield TriggerEvent({"memo": self.memo})  # type: ignore[no-untyped-call]
 
 
-def event_of(ending: Ending, watch: Watch, looks: int) -> dict[str, Any]:
-    """Write an ending, and all that was seen, as an event."""
-    seen = list(watch.batches.values())
-    event: dict[str, Any] = as_json(
-        {"why": ending.why, "message": ending.message, "batches": seen, "looks": looks, "noticed_at": datetime.now(UTC)}
-    )
-    return event
+class Finding(msgspec.Struct, frozen=True):
+    """What a wait found: how it ended, how each batch was seen, after how many looks, and when."""
+
+    ending: Ending
+    batches: dict[str, Batch]
+    looks: int
+    noticed_at: datetime
+
+    def to_event(self) -> dict[str, Any]:
+        """Write it as the event of a trigger."""
+        event: dict[str, Any] = as_json(self)
+        return event
+
+    @classmethod
+    def of_event(cls, event: dict[str, Any]) -> "Finding":
+        """Read an event back."""
+        return msgspec.convert(event, cls)
 
 
-def read_event(event: dict[str, Any]) -> tuple[Ending, dict[str, Batch]]:
-    """Read an event back."""
-    batches = msgspec.convert(event["batches"], list[Batch])
-    return Ending(Why(event["why"]), event["message"]), {batch.id: batch for batch in batches}
+def tell(log: Any, heard: Wait) -> None:
+    """Write what is new into the task's log, once."""
+    if heard.trouble:
+        log.warning("%s Asking again.", heard.trouble)
+    if heard.news:
+        log.info("%s", heard.news)
 
 
 async def _cancel(batch_id: str, client: "AsyncClient") -> None:

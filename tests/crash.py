@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import msgspec
@@ -17,6 +18,7 @@ RETRIES: dict[str, Any] = {"retries": 30, "retry_delay": 0}
 DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 512}
 TAIL_CHARS = 16  # of a wire id, after the custom_id itself
 USUAL_SECONDS = 0.6  # that a worker needs for a submission, Airflow's own part included
+SKEW = timedelta(minutes=10)
 UPLOAD_SECONDS = 1.0  # where uploads are given up fast
 
 STEPS = {
@@ -28,6 +30,7 @@ STEPS = {
     "accepted": "the API has taken the batch, and its answer is on its way",
     "answered": "the answer has arrived, up to 30 ms ago",
     "alive": "not killed but cut off: the worker lives on and its create arrives during the retry",
+    "skewed": "the API has taken the batch, and its clock is ten minutes behind Airflow's",
     "cleared": "the API has taken the batch; a user clears the task",
     "frozen": "not killed but frozen right before a create, and thawed when the retry is through",
     "random": "any moment",
@@ -41,6 +44,7 @@ _HELD = {
     "accepted": ("create", ANSWER),
     "answered": ("create", DONE),
     "alive": ("create", HEAD),
+    "skewed": ("create", ANSWER),
     "cleared": ("create", ANSWER),
 }
 
@@ -170,6 +174,8 @@ def crash(
     """Crash one submission of several shards, let it come to its end, and judge."""
     begin, rng = time.monotonic(), random.Random(str(seed))
     emulator.reset()
+    if step == "skewed":
+        emulator.clock(now=(datetime.now(UTC) - SKEW).isoformat())
     shards = rng.randint(1, 4)
     requests = shards * 2 - rng.randint(0, 1)
     arguments = {"count": requests, "shard_size": 2}

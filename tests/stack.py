@@ -304,14 +304,15 @@ class Stack:
         end_cleanly_when_terminated()
         atexit.register(self.stop)
         try:
-            self._prepare()
+            self.prepare()
             for program in PROGRAMS:
                 self.start_component(program)
         except BaseException:
             self.stop()
             raise
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make the folder and Airflow's database in it."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.passwords.touch(mode=0o600)
         self.passwords.write_text(json.dumps({self.username: self.password}))

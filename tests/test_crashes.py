@@ -42,7 +42,8 @@ CRASHES = [
     ("accepted", True),
     ("answered", True),
     ("alive", True),
-    ("cleared", False),
+    ("cleared", True),
+    ("skewed", False),
     ("random", True),
 ]
 

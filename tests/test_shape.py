@@ -16,6 +16,7 @@ EDGES = {"client", "shard", "estimate", "load", "writers"}
 AIRFLOW = {
     "connection",
     "forget",
+    "metrics",
     "note",
     "order",
     "poller",

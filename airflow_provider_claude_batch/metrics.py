@@ -1,0 +1,28 @@
+"""Metrics: what Airflow's own metrics say of waiting, where they are switched on."""
+
+from datetime import datetime
+
+from airflow.providers.common.compat.sdk import Stats
+
+from airflow_provider_claude_batch.batch import Batch
+
+_MILLISECONDS = 1000.0
+
+
+def count_poll(conn_id: str, *, waiting: int, calls: int, errors: int) -> None:
+    """Tell how many batches are waited for, and what asking for them took."""
+    tags = {"conn_id": conn_id}
+    Stats.gauge("claude_batch.waiting_batches", waiting, tags=tags)
+    Stats.incr("claude_batch.polls", calls, tags=tags)
+    if errors:
+        Stats.incr("claude_batch.poll_errors", errors, tags=tags)
+
+
+def time_batch(conn_id: str, batch: Batch, noticed_at: datetime) -> None:
+    """Tell how long a batch ran, and how long after its end that was noticed."""
+    if batch.ended_at is None:
+        return
+    tags = {"conn_id": conn_id}
+    duration, delay = batch.ended_at - batch.created_at, noticed_at - batch.ended_at
+    Stats.timing("claude_batch.batch_duration", duration.total_seconds() * _MILLISECONDS, tags=tags)
+    Stats.timing("claude_batch.notice_delay", max(0.0, delay.total_seconds() * _MILLISECONDS), tags=tags)

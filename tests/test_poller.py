@@ -1,0 +1,217 @@
+"""One poller for all triggers of a loop and a connection: real triggers, a real client, the emulator."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from emulator import CONNECTION
+
+from airflow_provider_claude_batch import ClaudeBatchTrigger, poller, watch
+from airflow_provider_claude_batch.poller import seat_at_poller
+from airflow_provider_claude_batch.watch import Wait, Watch, Why
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller, "FIRST_TICK", 0.05)
+    monkeypatch.setattr(watch, "MIN_INTERVAL", 0.1)
+    monkeypatch.setattr(watch, "AFTER_ERROR_INTERVAL", 0.3)
+
+
+@pytest.fixture
+def batch_ids(emulator: Any, sdk: Any) -> list[str]:
+    """Twenty batches of one request that run until the clock moves."""
+    from anthropic import Anthropic
+
+    emulator.clock(freeze=True)
+    params = {"model": "claude-haiku-4-5", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]}
+    with Anthropic(api_key=CONNECTION["password"], base_url=emulator.base_url) as client:
+        requests: Any = [{"custom_id": "a", "params": params}]
+        return [client.messages.batches.create(requests=requests).id for _ in range(20)]
+
+
+def trigger(*batch_ids: str, **arguments: Any) -> ClaudeBatchTrigger:
+    return ClaudeBatchTrigger(batch_ids=list(batch_ids), conn_id="anthropic_default", **{"interval": 0.2, **arguments})
+
+
+async def event_of(one: ClaudeBatchTrigger) -> dict[str, Any]:
+    async for event in one.run():
+        payload: dict[str, Any] = event.payload
+        return payload
+    raise AssertionError("no event")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for is in another process
+            await asyncio.sleep(0.02)
+
+
+def calls(emulator: Any, operation: str) -> int:
+    return len(emulator.journal(operation=operation))
+
+
+def test_twenty_triggers_are_one_list_a_tick(emulator: Any, batch_ids: list[str]) -> None:
+    async def wait_for_all() -> list[dict[str, Any]]:
+        tasks = [asyncio.create_task(event_of(trigger(batch_id))) for batch_id in batch_ids]
+        await until(lambda: calls(emulator, "list") >= 3)
+        assert calls(emulator, "retrieve") == 0
+        emulator.advance(3600)
+        return await asyncio.gather(*tasks)
+
+    events = asyncio.run(wait_for_all())
+    assert [list(event["batches"]) for event in events] == [[batch_id] for batch_id in batch_ids]
+    assert {event["ending"]["why"] for event in events} == {"ended"}
+    assert all(event["looks"] >= 3 for event in events)
+
+
+def test_triggers_come_and_go_and_the_last_one_out_closes_the_client(emulator: Any, batch_ids: list[str]) -> None:
+    async def come_and_go() -> None:
+        first = [asyncio.create_task(event_of(trigger(batch_id))) for batch_id in batch_ids[:5]]
+        await until(lambda: calls(emulator, "list") >= 1)
+        (found,) = poller._pollers[asyncio.get_running_loop()].values()
+        later = asyncio.create_task(event_of(trigger(batch_ids[5])))
+        first[0].cancel()
+        await until(lambda: len(found._seats) == 5)
+        emulator.advance(3600)
+        await asyncio.gather(*first[1:], later)
+        await until(found._task.done)
+        assert poller._pollers[asyncio.get_running_loop()] == {}
+        assert found._client is not None
+        assert found._client._sdk.is_closed()
+
+    asyncio.run(come_and_go())
+
+
+def test_a_poller_that_dies_tells_all_its_triggers_and_the_next_one_lives(
+    emulator: Any, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Died(Exception):
+        pass
+
+    async def die() -> None:
+        with monkeypatch.context() as broken:
+
+            def call(*args: Any) -> Any:
+                raise Died
+
+            broken.setattr("airflow_provider_claude_batch.roll_call.Roll.call", call)
+            tasks = [asyncio.create_task(event_of(trigger(batch_id))) for batch_id in batch_ids[:3]]
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(one) for one in found] == [Died] * 3
+        emulator.advance(3600)
+        assert (await event_of(trigger(batch_ids[0])))["ending"]["why"] == "ended"
+
+    asyncio.run(die())
+
+
+def test_two_connections_and_two_loops_have_a_poller_each(
+    emulator: Any, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({**CONNECTION, "host": emulator.base_url}))
+
+    async def both() -> set[str]:
+        with seat_at_poller("anthropic_default", Watch((batch_ids[0],))), seat_at_poller("other", Watch(("b",))):
+            return set(poller._pollers[asyncio.get_running_loop()])
+
+    assert asyncio.run(both()) == {"anthropic_default", "other"}
+    assert asyncio.run(both()) == {"anthropic_default", "other"}
+
+
+def test_trouble_is_told_once_and_the_end_is_still_noticed(
+    emulator: Any, batch_ids: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def wait() -> None:
+        with seat_at_poller("anthropic_default", Watch(tuple(batch_ids), interval=0.2)) as seat:
+            emulator.fault("status", status=503, operation="list", times=3)
+            heard = await seat.hear()
+            assert isinstance(heard, Wait)
+            assert "The API answered 503" in (heard.trouble or "")
+            await until(lambda: calls(emulator, "list") >= 5)
+            emulator.advance(3600)
+            assert (await seat.hear()).why is Why.ENDED  # type: ignore[union-attr]
+
+    asyncio.run(wait())
+    assert "503" not in caplog.text  # a poller's words belong to no one task's log
+
+
+def test_a_key_that_was_changed_is_read_again(
+    emulator: Any, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait() -> dict[str, Any]:
+        task = asyncio.create_task(event_of(trigger(*batch_ids)))
+        await until(lambda: calls(emulator, "list") >= 1)
+        emulator.fault("status", status=401, type="authentication_error", operation="list", times=1)
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_ANTHROPIC_DEFAULT",
+            json.dumps({**CONNECTION, "host": emulator.base_url, "extra": {"anthropic_client_kwargs": {}}}),
+        )
+        (found,) = poller._pollers[asyncio.get_running_loop()].values()
+        before = found._client
+        await until(lambda: found._client not in {None, before})
+        emulator.advance(3600)
+        return await task
+
+    assert asyncio.run(wait())["ending"]["why"] == "ended"
+
+
+def test_a_missing_connection_is_told_to_the_task(emulator: Any, batch_ids: list[str]) -> None:
+    async def wait() -> None:
+        with seat_at_poller("nowhere", Watch(tuple(batch_ids))) as seat:
+            heard = await seat.hear()
+            assert isinstance(heard, Wait)
+            assert "There is no connection 'nowhere'" in (heard.trouble or "")
+
+    asyncio.run(wait())
+
+
+def test_who_joins_a_sleeping_poller_waits_no_longer_than_its_own_interval(emulator: Any, batch_ids: list[str]) -> None:
+    async def wait() -> None:
+        patient = asyncio.create_task(event_of(trigger(batch_ids[0], interval=300)))
+        await until(lambda: calls(emulator, "retrieve") >= 1)
+        emulator.advance(3600)
+        async with asyncio.timeout(5):
+            assert (await event_of(trigger(batch_ids[1], interval=0.2)))["looks"] == 1
+        assert (await patient)["looks"] == 2  # and the patient one is served on the way
+
+    asyncio.run(wait())
+
+
+def test_a_cancelled_trigger_leaves_nothing_behind(emulator: Any, batch_ids: list[str]) -> None:
+    async def wait() -> None:
+        task = asyncio.create_task(event_of(trigger(batch_ids[0])))
+        await until(lambda: calls(emulator, "retrieve") >= 1)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert poller._pollers[asyncio.get_running_loop()] == {}
+        await asyncio.sleep(0.05)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(wait())
+
+
+def test_the_loop_never_stands_still_for_long_however_many_wait(emulator: Any, batch_ids: list[str], sdk: Any) -> None:
+    """A thousand seats, judged tick after tick, the SDK imported already."""
+    import anthropic  # noqa: F401
+
+    async def longest_stall() -> float:
+        loop, longest = asyncio.get_running_loop(), 0.0
+        tasks = [asyncio.create_task(event_of(trigger(batch_ids[n % 20]))) for n in range(1_000)]
+        await until(lambda: calls(emulator, "list") >= 1)
+        for _ in range(200):
+            before = loop.time()
+            await asyncio.sleep(0.005)
+            longest = max(longest, loop.time() - before - 0.005)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return longest
+
+    assert asyncio.run(longest_stall()) < 0.5  # 50 ms on a quiet machine; see docs/measurements.md
