@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from airflow_provider_claude_batch.fan_out import shards
     from airflow_provider_claude_batch.operators import ClaudeBatchOperator, ClaudeBatchResultsOperator
     from airflow_provider_claude_batch.query import SqlRequests
     from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
@@ -18,6 +19,7 @@ __all__ = [
     "ClaudeBatchTrigger",
     "SqlRequests",
     "__version__",
+    "shards",
 ]
 
 _HOMES = {
@@ -26,6 +28,7 @@ _HOMES = {
     "ClaudeBatchSensor": "sensor",
     "ClaudeBatchTrigger": "trigger",
     "SqlRequests": "query",
+    "shards": "fan_out",
 }
 
 

@@ -15,6 +15,7 @@ SUBJECT = {"request", "wire_id", "batch", "watch", "roll_call", "result", "row",
 EDGES = {"client", "shard", "estimate", "load", "writers"}
 AIRFLOW = {
     "connection",
+    "fan_out",
     "forget",
     "metrics",
     "note",

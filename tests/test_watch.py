@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_claude_batch.batch import Batch, Counts
 from airflow_provider_claude_batch.errors import ApiRefused, ApiUnavailable, BatchGone
-from airflow_provider_claude_batch.watch import Ending, Wait, Watch, Why
+from airflow_provider_claude_batch.watch import Ending, FirstEnded, Wait, Watch, Why
 
 START = datetime(2026, 11, 21, 23, tzinfo=UTC)
 GONE = BatchGone("The API does not know it.")
@@ -190,3 +191,87 @@ def test_every_wait_ends_in_time_and_no_look_comes_too_soon(interval, seen):
     else:
         assert now < at(hours=25)
     assert now <= at(hours=25)
+
+
+LOOKS = {
+    "running": batch,
+    "canceling": lambda batch_id: batch(batch_id, "canceling"),
+    "ended": lambda batch_id: batch(batch_id, "ended"),
+    "gone": lambda _: GONE,
+    "refused": lambda _: ApiRefused("The API does not accept the key."),
+    "down": lambda _: DOWN,
+}
+REFUSALS = {"gone", "refused"}
+
+
+def verdict_by_the_book(one, other, minutes, deadline, *, cancel):
+    """The table of decisions, once more and in other words: what is known of two batches, and for how long."""
+    if {one, other} == {"ended"}:
+        return "ended"
+    if REFUSALS & {one, other} and minutes >= 30:
+        return "refused"
+    if minutes >= deadline:
+        return "cancel" if cancel else "timeout"
+    return "wait"
+
+
+MINUTES = [0, 1, 29, 30, 44, 45, 60 * 12, 25 * 60 - 1, 25 * 60, 26 * 60]
+DEADLINES = [0.5, 10, 45, 25 * 60]
+
+
+@pytest.mark.parametrize("other", LOOKS)
+@pytest.mark.parametrize("one", LOOKS)
+def test_the_whole_table_of_decisions(one, other):
+    for minutes, deadline, cancel in product(MINUTES, DEADLINES, [False, True]):
+        watch = watch_of("a", "b", deadline=at(minutes=deadline), cancel_at_deadline=cancel)
+        looks = {"a": LOOKS[one]("a"), "b": LOOKS[other]("b")}
+        if isinstance(watch.judge(looks, START), Ending):
+            assert {one, other} == {"ended"}
+            continue
+        now = at(minutes=minutes)
+        found = watch.judge({batch_id: looks[batch_id] for batch_id in watch.waiting}, now)
+        expected = verdict_by_the_book(one, other, minutes, deadline, cancel=cancel)
+        assert watch.cancelling is (expected == "cancel"), (minutes, deadline, cancel)
+        if isinstance(found, Ending):
+            assert found.why == expected, (minutes, deadline, cancel)
+        else:
+            assert expected in {"wait", "cancel"}, (minutes, deadline, cancel)
+            assert 0 <= found.seconds <= max(0, (at(minutes=deadline) - now).total_seconds())
+
+
+def test_what_has_ended_is_news_once():
+    watch = watch_of("a", "b", "c")
+    running = {batch_id: batch(batch_id) for batch_id in "abc"}
+    assert watch.judge(running, START).news is None
+    assert watch.judge({**running, "b": batch("b", "ended")}, at(minutes=1)).news == "1 of 3 batches have ended."
+    assert watch.judge({"a": batch("a"), "c": batch("c")}, at(minutes=2)).news is None
+
+
+@pytest.mark.parametrize(
+    ("looks", "after", "ended"),
+    [
+        ({"a": batch("a"), "b": batch("b", "ended")}, 1, True),
+        ({"a": batch("a"), "b": batch("b")}, 1, False),
+        ({"a": DOWN, "b": GONE}, 1, False),
+        ({"a": DOWN, "b": GONE}, 60, True),
+        ({}, 61, True),
+    ],
+)
+def test_the_first_that_ends_or_a_moment_ends_a_pause(looks, after, ended):
+    pause = FirstEnded(("a", "b"), at(minutes=60))
+    found = pause.judge(looks, at(minutes=after))
+    assert isinstance(found, Ending) is ended
+    if not ended:
+        assert found.seconds == 10
+
+
+def test_a_pause_looks_less_often_as_it_grows_long_and_never_after_its_moment():
+    pause = FirstEnded(("a",), at(seconds=200))
+    assert [pause.judge({"a": DOWN}, at(seconds=s)).seconds for s in (0, 10, 30, 70, 130, 190)] == [
+        10,
+        20,
+        40,
+        60,
+        60,
+        10,
+    ]

@@ -1,0 +1,53 @@
+"""Each batch of a submission waited for and loaded by itself."""
+
+from typing import Any
+
+from airflow.sdk import dag
+from runs import states, xcom
+from tries import DEFAULTS, some_requests
+
+from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor, shards
+from airflow_provider_claude_batch.fan_out import split
+from airflow_provider_claude_batch.receipt import Part, Receipt
+
+
+def fanned_out_dag(requests: list[dict[str, Any]]) -> Any:
+    @dag(schedule=None)
+    def fan() -> None:
+        submit = ClaudeBatchOperator(
+            task_id="submit", requests=requests, defaults=DEFAULTS, shard_size=2, on_invalid="skip"
+        )
+        wait = ClaudeBatchSensor.partial(task_id="wait", poke_interval=5).expand(batch=shards(submit.output))
+        load = ClaudeBatchResultsOperator.partial(
+            task_id="load", warehouse_conn_id="warehouse", table="answers"
+        ).expand(batch=wait.output)
+        ClaudeBatchOperator(task_id="retry", requests=requests, retry_of=load.output, defaults=DEFAULTS)
+
+    return fan()
+
+
+def test_each_batch_is_waited_for_and_loaded_by_itself(emulator: Any, run_dag: Any, warehouse: Any) -> None:
+    requests = some_requests(6)
+    requests[5]["params"]["stream"] = True
+    emulator.fault("row", outcome="overloaded_error", match="hello 3")
+    run = run_dag(fanned_out_dag(requests))
+    assert set(states(run).values()) == {"success"}
+    receipts = [xcom(run, "load", map_index=n) for n in range(3)]
+    assert [[part["requests"] for part in one["batches"]] for one in receipts] == [[2], [2], [1]]
+    assert [one["rows"] for one in receipts] == [3, 2, 1]  # what was skipped goes with the first
+    assert warehouse.query("SELECT count(*) FROM answers") == [(6,)]
+    assert xcom(run, "retry")["requests"] == 1
+    assert xcom(run, "retry")["submission"] == receipts[0]["submission"]
+
+
+def test_nothing_to_wait_for_is_skipped(emulator: Any, run_dag: Any, warehouse: Any) -> None:
+    run = run_dag(fanned_out_dag([]))
+    assert set(states(run).values()) == {"skipped"}
+
+
+def test_what_belongs_to_all_batches_goes_with_the_first() -> None:
+    whole = Receipt("sub", (Part("a", 2), Part("b", 1)), requests=3, estimate_usd=5.0, invalid={"why": ("x",)})
+    first, second = split(whole)
+    assert (first.requests, first.estimate_usd, first.invalid) == (2, 5.0, {"why": ("x",)})
+    assert (second.requests, second.estimate_usd, second.invalid) == (1, None, None)
+    assert split(Receipt("sub")) == []
