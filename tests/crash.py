@@ -244,12 +244,12 @@ def freeze_before_create() -> None:
 
 
 def lose_patience() -> None:
-    """Wait a second for the answer to a create."""
+    """Wait half a second for the answer to a create."""
     import httpx2
 
     from airflow_provider_claude_batch import client
 
-    client._CREATE_TIMEOUT = httpx2.Timeout(1.0)
+    client._CREATE_TIMEOUT = httpx2.Timeout(0.5)
 
 
 def some_requests(count: int) -> list[dict[str, Any]]:

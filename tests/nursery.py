@@ -48,6 +48,7 @@ def serve(modules: list[str]) -> None:
     for pid in outcomes:  # nobody asks for them any more
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+    os._exit(0)  # there is nothing to tidy up, and much to take apart
 
 
 def reply(answers: IO[str], answer: Any) -> None:
@@ -67,19 +68,19 @@ def warm_up(modules: list[str]) -> None:
     """Pay for imports and for the Execution API once, without a thread or a connection that forks would share."""
     from airflow.sdk.execution_time.supervisor import in_process_api_server
 
-    in_child(initialise_database)
+    database = in_child(initialise_database)
     for module in PRELOADED + modules:
         importlib.import_module(module)
     asyncio.run(call_once(in_process_api_server().app))
     rehearse()
+    os.waitpid(database, 0)
     if threading.active_count() != 1:
         raise RuntimeError("a thread is running: forks would be unsafe")
 
 
-def in_child(function: Any) -> None:
+def in_child(function: Any) -> int:
     if pid := os.fork():
-        os.waitpid(pid, 0)
-        return
+        return pid
     function()
     os._exit(0)
 

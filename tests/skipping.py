@@ -9,7 +9,7 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-SKIPPED_SECONDS = 1.0  # and longer
+SKIPPED_SECONDS = 0.1  # and longer
 _real_sleep = time.sleep
 
 

@@ -1,14 +1,16 @@
 import json
 from tempfile import TemporaryFile
 
+import msgspec
 import pytest
-from asked import request
+from asked import NOTHING, raw, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_claude_batch import shard as shards
 from airflow_provider_claude_batch import wire_id
 from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.request import Reading
 from airflow_provider_claude_batch.shard import cut
 
 MARK = "abcdefg"
@@ -106,10 +108,12 @@ def test_a_body_of_exactly_the_limit_is_one(monkeypatch):
         assert len(cut(requests, spool)) == 2
 
 
-def test_no_batch_is_larger_than_the_api_allows_whatever_was_asked_for():
-    requests = (request(str(n)) for n in range(100_001))
+def test_350000_requests_are_four_batches_without_being_asked():
+    template = msgspec.json.encode(raw("ID"))
+    lines = (template.replace(b"ID", b"%d" % n) for n in range(350_000))
     with TemporaryFile() as spool:
-        assert [shard.requests for shard in cut(requests, spool, 1_000_000)] == [100_000, 1]
+        found = cut(Reading(lines, NOTHING), spool, 1_000_000)
+        assert [shard.requests for shard in found] == [100_000, 100_000, 100_000, 50_000]
 
 
 @pytest.mark.parametrize("shard_size", [0, -1])
