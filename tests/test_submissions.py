@@ -207,3 +207,29 @@ def test_a_person_can_have_a_task_submit_anew(emulator: Any, run_dag: Any) -> No
         told = CliRunner().invoke(app, ["forget", *wrong])
         assert told.exit_code == 1
         assert "There is no note of" in told.output
+
+
+def test_a_secret_that_is_rendered_into_a_query_stays_out_of_the_receipt(
+    emulator: Any, run_dag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads = {"conn_type": "sqlite", "host": str(tmp_path / "leads.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_LEADS", json.dumps(leads))
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": "http", "password": "hunter22-of-the-test"}))
+    sql = "SELECT 1 AS id, 'Hello' AS note WHERE '{{ conn.other.password }}' > ''"
+    run = run_dag(submit_dag(requests=SqlRequests("leads", sql, custom_id="id", prompt="note")))
+    receipt = xcom(run, "submit")
+    assert receipt["requests"] == 1
+    assert "source" not in receipt
+    assert "hunter22-of-the-test" not in json.dumps([receipt, rendered(run, "submit")])
+
+
+def test_a_note_never_expires(emulator: Any, run_dag: Any) -> None:
+    from airflow.models.task_state_store import TaskStateStoreModel as Kept
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    run = run_dag(submit_dag(requests=some_requests()))
+    with create_session() as session:
+        found = dict(session.execute(select(Kept.key, Kept.expires_at).where(Kept.run_id == run.run_id)).all())
+    assert {"claude_batch", "claude_batch_claim"} < found.keys()
+    assert set(found.values()) == {None}
