@@ -1,20 +1,29 @@
 """Connections: from an Airflow connection id to a client of the API, or to a writer of a warehouse."""
 
+import gc
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook, conf
 
 from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.row import COLUMNS, Column
 from airflow_provider_claude_batch.writers import Writer, find_writer
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from airflow_provider_claude_batch.client import AsyncClient, Client
 
 DEFAULT_CONN_ID = "anthropic_default"
 _PLATFORMS = ("anthropic", "aws")
+_EXTRAS = {
+    "gcpbigquery": "bigquery",
+    "google_cloud_platform": "bigquery",
+    **{name: name for name in ("duckdb", "iceberg", "postgres", "snowflake")},
+}
 
 
 def open_client(conn_id: str) -> "Client":
@@ -33,16 +42,16 @@ async def open_async_client(conn_id: str) -> "AsyncClient":
     return await from_hook()
 
 
-def open_warehouse(conn_id: str, table: str) -> Writer:
+def open_warehouse(conn_id: str, table: str, columns: "Sequence[Column]" = COLUMNS) -> Writer:
     """Return the writer of a table for a connection."""
     connection = _connection(conn_id, "warehouse_conn_id")
     name = Table.parse(table)
     try:
-        return find_writer(connection.conn_type)(connection.get_hook(), name)
+        return find_writer(connection.conn_type)(connection.get_hook(), name, columns)
     except (AirflowException, ImportError) as error:
         raise Misconfigured(
             f"What connections of type {connection.conn_type!r} need is not installed ({error}): "
-            f"pip install 'airflow-provider-claude-batch[{connection.conn_type}]'."
+            f"pip install 'airflow-provider-claude-batch[{_EXTRAS.get(connection.conn_type, 'all')}]'."
         ) from None
 
 
@@ -52,14 +61,29 @@ def deployment() -> str:
 
 
 def _async_factory(conn_id: str) -> "Callable[[], Awaitable[AsyncClient]]":
-    from airflow_provider_claude_batch.client import AsyncClient
+    with _garbage_left_alone():
+        from airflow_provider_claude_batch.client import AsyncClient
 
-    hook = _hook(conn_id)
+        hook = _hook(conn_id)
 
     async def make() -> AsyncClient:
         return AsyncClient(await hook.get_async_conn(), conn_id)
 
     return make
+
+
+@contextmanager
+def _garbage_left_alone() -> "Iterator[None]":
+    """Keep the collector off what an import makes: walking it holds up the loop, and copies what processes share."""
+    if not gc.isenabled() or "anthropic" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _hook(conn_id: str) -> Any:

@@ -4,15 +4,16 @@ from contextlib import suppress
 from copy import copy
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from airflow_provider_claude_batch import result, wire_id
 from airflow_provider_claude_batch.price import PriceList
 from airflow_provider_claude_batch.result import Message, Outcome, Result, Usage
 
-Kind = Literal["text", "bigint", "boolean", "timestamp", "money", "json"]
+Kind = Literal["text", "bigint", "double", "boolean", "date", "timestamp", "decimal", "money", "json"]
 
 PROBLEMS = {
     "max_tokens": "truncated",
@@ -33,7 +34,7 @@ class Column(NamedTuple):
 
 
 class Row(msgspec.Struct):
-    """One request of one batch and what became of it; the fields are the columns, in order."""
+    """One request of one batch and what became of it; the fields are the columns, in order, then those of a schema."""
 
     dag_id: str | None
     run_id: str | None
@@ -68,10 +69,15 @@ class Row(msgspec.Struct):
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
     loaded_at: datetime | None = None
+    typed: tuple[Any, ...] = ()
 
     @property
     def usable(self) -> bool:
         return self.status == "succeeded" and self.problem is None
+
+    def cells(self) -> tuple[Any, ...]:
+        """Return the values of all columns, in order."""
+        return (*astuple(self)[:-1], *self.typed)
 
 
 _KINDS: dict[str, Kind] = {
@@ -88,11 +94,12 @@ _KINDS: dict[str, Kind] = {
     "cost_usd": "money",
     "live_cost_usd": "money",
 }
-for _name in Row.__struct_fields__:
+_FIELDS = Row.__struct_fields__[:-1]
+for _name in _FIELDS:
     if _name.endswith("_tokens"):
         _KINDS[_name] = "bigint"
 
-COLUMNS = tuple(Column(name, _KINDS.get(name, "text")) for name in Row.__struct_fields__)
+COLUMNS = tuple(Column(name, _KINDS.get(name, "text")) for name in _FIELDS)
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import runs
 from emulator import CONNECTION, HEADERS, Emulator
-from warehouse import Warehouse, connect_warehouse
+from warehouse import KINDS, Warehouse, connect_warehouse
 
 if TYPE_CHECKING:
     import httpx2
@@ -98,9 +98,9 @@ def client(emulator: Emulator) -> "Iterator[Client]":
         yield client
 
 
-@pytest.fixture(params=["duckdb", "sqlite"])
+@pytest.fixture(params=KINDS)
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
-    """An embedded warehouse behind the connection `warehouse`; tests run once for each kind."""
+    """A warehouse behind the connection `warehouse`; tests run once for each kind."""
     return connect_warehouse(request.param, tmp_path, monkeypatch)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -11,7 +11,10 @@ from threading import Event, Thread
 from time import sleep
 from typing import Any, Self
 
-from airflow_provider_claude_batch.row import Row
+from warehouse import Warehouse
+
+from airflow_provider_claude_batch.row import COLUMNS, Column, Row
+from airflow_provider_claude_batch.writers import Writer
 
 
 def row(batch_id: str = "msgbatch_1", custom_id: str | None = "a", **fields: Any) -> Row:
@@ -19,6 +22,20 @@ def row(batch_id: str = "msgbatch_1", custom_id: str | None = "a", **fields: Any
     place = {"dag_id": "dag", "run_id": "run", "submit_task": "submit", "map_index": -1, "logical_date": None}
     rest = {"submission": "sub_1", "attempt": 1, "status": "succeeded"}
     return Row(batch_id=batch_id, custom_id=custom_id, **(place | rest | fields))
+
+
+def load_rows(*rows: Row, batches: Sequence[str] = (), table: str = "t", columns: Sequence[Column] = COLUMNS) -> Writer:
+    """Load rows into a table of the connection `warehouse`."""
+    from airflow_provider_claude_batch.connection import open_warehouse
+
+    writer = open_warehouse("warehouse", table, columns)
+    writer.replace(batches or list(dict.fromkeys(one.batch_id for one in rows)), iter(rows))
+    return writer
+
+
+def ids(warehouse: Warehouse, table: str = "t") -> list[tuple[Any, ...]]:
+    """Return which rows there are, by batch and id."""
+    return sorted(warehouse.query(f"SELECT batch_id, custom_id FROM {table}"), key=str)
 
 
 def rows(batch_id: str, count: int, chars: int) -> Iterator[Row]:

@@ -1,18 +1,12 @@
-"""One list of scenarios for every embedded warehouse; each adds only its surprises."""
+"""One list of scenarios for every warehouse; what only one of them has stands in a file of its own."""
 
-import json
 import signal
-import subprocess
-import sys
-import textwrap
-from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from importlib import import_module
 
 import pytest
-from loads import row, start
-from warehouse import connect_warehouse
+from loads import ids, row, start
+from loads import load_rows as load
 
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured
@@ -22,39 +16,13 @@ NAMES = [column.name for column in COLUMNS]
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 
 
-def load(*rows, batches=None, table="t"):
-    writer = open_warehouse("warehouse", table)
-    writer.replace(batches or list(dict.fromkeys(one.batch_id for one in rows)), iter(rows))
-    return writer
-
-
-def connect(monkeypatch, kind, host, **more):
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": kind, "host": str(host), **more}))
-
-
-def execute(warehouse, *statements):
-    module = import_module("duckdb" if warehouse.kind == "duckdb" else "sqlite3")
-    with closing(module.connect(str(warehouse.path))) as con:
-        for statement in statements:
-            con.execute(statement)
-        con.commit()
-
-
-def ids(warehouse, table="t"):
-    return sorted(warehouse.query(f"SELECT batch_id, custom_id FROM {table}"), key=str)
-
-
-def types(warehouse, table="t"):
-    return {found[1]: found[2] for found in warehouse.query(f"PRAGMA table_info('{table}')")}
-
-
 # What every warehouse does
 
 
 def test_the_table_and_its_views_are_created_with_our_columns_in_order(warehouse):
     load(row())
     for name in ("t", "t_latest", "t_current", "t_errors"):
-        assert list(types(warehouse, name)) == NAMES
+        assert list(warehouse.types(name)) == NAMES
     assert ids(warehouse) == ids(warehouse, "t_latest") == ids(warehouse, "t_current") == [("msgbatch_1", "a")]
     assert ids(warehouse, "t_errors") == []
 
@@ -84,47 +52,46 @@ def test_a_batch_id_is_data_and_not_sql(warehouse):
 
 
 def test_a_table_of_an_older_version_gains_columns_and_keeps_what_is_not_ours(warehouse):
-    text, number = ("VARCHAR", "BIGINT") if warehouse.kind == "duckdb" else ("TEXT", "INTEGER")
-    execute(
-        warehouse,
+    text, number = warehouse.text, warehouse.number
+    warehouse.execute(
         f"CREATE TABLE t (reviewed {text} DEFAULT 'no', batch_id {text}, \"Custom_ID\" {text}, attempt {number})",
         "INSERT INTO t VALUES ('yes', 'old', 'x', 1)",
     )
     load(row())
     load(row("msgbatch_2"))
-    assert list(types(warehouse))[:4] == ["reviewed", "batch_id", "Custom_ID", "attempt"]
-    assert {name.lower() for name in types(warehouse)} == {*NAMES, "reviewed"}
+    assert list(warehouse.types())[:4] == ["reviewed", "batch_id", "Custom_ID", "attempt"]
+    assert {name.lower() for name in warehouse.types()} == {*NAMES, "reviewed"}
     assert sorted(warehouse.query("SELECT reviewed, batch_id FROM t")) == [
         ("no", "msgbatch_1"),
         ("no", "msgbatch_2"),
         ("yes", "old"),
     ]
-    assert "reviewed" in types(warehouse, "t_latest")
+    assert "reviewed" in warehouse.types("t_latest")
 
 
 def test_views_of_an_older_version_are_brought_up_to_date(warehouse):
     load(row())
-    execute(warehouse, *(f"DROP VIEW t_{name}" for name in ("errors", "current", "latest")))
-    execute(warehouse, "ALTER TABLE t DROP COLUMN loaded_at", "CREATE VIEW t_latest AS SELECT batch_id FROM t")
+    warehouse.execute(*(f"DROP VIEW t_{name}" for name in ("errors", "current", "latest")))
+    warehouse.execute("ALTER TABLE t DROP COLUMN loaded_at", "CREATE VIEW t_latest AS SELECT batch_id FROM t")
     load(row())
-    assert list(types(warehouse, "t_latest")) == list(types(warehouse, "t_current")) == NAMES
+    assert list(warehouse.types("t_latest")) == list(warehouse.types("t_current")) == NAMES
 
 
 def test_views_of_a_table_that_is_complete_are_put_back(warehouse):
     load(row())
-    execute(warehouse, "DROP VIEW t_current")
+    warehouse.execute("DROP VIEW t_current")
     load(row())
     assert ids(warehouse, "t_current") == [("msgbatch_1", "a")]
 
 
 def test_a_column_of_another_type_is_refused_and_nothing_is_changed(warehouse):
-    wrong = "BOOLEAN" if warehouse.kind == "duckdb" else "REAL"
-    execute(warehouse, f"CREATE TABLE t (batch_id {wrong})")
+    wrong = warehouse.wrong
+    warehouse.execute(f"CREATE TABLE t (batch_id {wrong})")
     with pytest.raises(
         Misconfigured, match=rf"Column batch_id of .* is {wrong}, and rows need .* choose another table"
     ):
         load(row())
-    assert types(warehouse) == {"batch_id": wrong}
+    assert warehouse.types() == {"batch_id": wrong}
 
 
 @pytest.mark.parametrize(
@@ -143,10 +110,9 @@ def test_odd_names_name_a_table(warehouse, name):
     assert list(writer.answered()) == [("a", "h")]
 
 
-def test_a_name_that_is_not_a_name_is_refused_before_anything_is_opened(warehouse):
+def test_a_name_that_is_not_a_name_is_refused(warehouse):
     with pytest.raises(Misconfigured, match="is not a table name"):
         load(row(), table="t; DROP TABLE t")
-    assert not warehouse.path.exists()
 
 
 TEXTS = ["", "a\x00b", "\x00", "\u2028\u2029\u0085", "🎫 é 表", "'\"\\;--", " \t\r\n ", "NULL", "x" * 10_000_000]
@@ -224,7 +190,7 @@ def test_reading_back_holds_nothing_open(warehouse):
     writer = load(row(custom_id="a", retryable=True, request_hash="h"), row(custom_id="b", retryable=True))
     for found in (writer.retryable(["msgbatch_1"]), writer.answered()):
         assert next(found)[0] == "a"
-        execute(warehouse, "UPDATE t SET text = 'written meanwhile'")
+        warehouse.execute("UPDATE t SET text = 'written meanwhile'")
 
 
 # What the views show
@@ -311,7 +277,7 @@ def test_rows_that_break_off_leave_the_old_ones(warehouse):
 
 def test_a_swap_that_fails_leaves_the_old_rows(warehouse):
     writer = load(row(custom_id="old"))
-    execute(warehouse, "CREATE UNIQUE INDEX once ON t (custom_id)")
+    warehouse.execute("CREATE UNIQUE INDEX once ON t (custom_id)")
     with pytest.raises(Misconfigured, match=r"(?i)could not use connection 'warehouse': .*(unique|duplicate)"):
         writer.replace(["msgbatch_1"], iter([row(custom_id="same"), row(custom_id="same")]))
     assert ids(warehouse) == [("msgbatch_1", "old")]
@@ -329,28 +295,6 @@ def test_a_load_that_is_killed_leaves_the_old_rows(warehouse, tmp_path):
     assert ids(warehouse) == [("killed", "new")]
 
 
-HOLD = {
-    "duckdb": "import duckdb; con = duckdb.connect(path)",
-    "sqlite": "import sqlite3; con = sqlite3.connect(path); con.execute('BEGIN IMMEDIATE'); "
-    "con.execute('CREATE TABLE theirs (x)')",
-}
-
-
-@pytest.mark.parametrize("is_new", [True, False])
-def test_a_warehouse_that_another_process_holds_is_waited_for(warehouse, is_new):
-    if not is_new:
-        load(row(custom_id="old"))
-    code = f"import time; path = {str(warehouse.path)!r}; {HOLD[warehouse.kind]}; print('held', flush=True); "
-    command = [sys.executable, "-c", code + "time.sleep(1.5); con.commit(); con.close()"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        started = datetime.now(UTC)
-        load(row(custom_id="new"))
-        assert datetime.now(UTC) - started > timedelta(seconds=0.8)
-    assert holder.returncode == 0
-    assert ids(warehouse) == [("msgbatch_1", "new")]
-
-
 def test_loads_that_race_for_a_new_table_all_arrive(warehouse):
     processes = [start("race", f"batch-{n}")[0] for n in range(3)]
     for process in processes:
@@ -361,145 +305,9 @@ def test_loads_that_race_for_a_new_table_all_arrive(warehouse):
     assert warehouse.query("SELECT count(*) FROM t_latest") == [(500,)]
 
 
-@pytest.mark.parametrize("host", [":memory:", ""])
-def test_a_database_in_memory_is_refused(warehouse, monkeypatch, host):
-    connect(monkeypatch, warehouse.kind, host)
-    with pytest.raises(Misconfigured, match="in memory is gone with the task: put the path of a file"):
-        load(row())
-
-
-def test_a_folder_that_is_not_there_is_one_clear_sentence(warehouse, monkeypatch, tmp_path):
-    connect(monkeypatch, warehouse.kind, tmp_path / "locked away" / f"w.{warehouse.kind}")
-    with pytest.raises(Misconfigured, match="locked away of connection 'warehouse' does not exist here: create it"):
-        load(row())
-
-
-@pytest.mark.parametrize("name", ["with space", "it's", "Größe 表", "a:b@c", "MiXed", "lock"])
-def test_an_odd_path_is_the_file_of_that_name(warehouse, monkeypatch, tmp_path, name):
-    folder = tmp_path / name
-    folder.mkdir()
-    warehouse.path = folder / f"{name}.{warehouse.kind}"
-    connect(monkeypatch, warehouse.kind, warehouse.path)
-    load(row())
-    assert ids(warehouse) == [("msgbatch_1", "a")]
-    assert [path.name for path in folder.iterdir()] == [warehouse.path.name]
-
-
 def test_a_hundred_thousand_rows_do_not_take_the_memory_of_a_hundred_thousand_rows(warehouse):
     process, told = start("measure", "big")
     grown = told.recv()
     process.join()
-    # 200 MB of texts: DuckDB keeps its own bounded pages, SQLite next to nothing.
-    assert grown < {"duckdb": 450, "sqlite": 20}[warehouse.kind]
+    assert grown < warehouse.grows
     assert warehouse.query("SELECT count(*), sum(length(text)) FROM t WHERE batch_id = 'big'") == [(100_000, 10**8)]
-
-
-# DuckDB's own surprises
-
-
-@pytest.fixture
-def duckdb_file(tmp_path, monkeypatch):
-    return connect_warehouse("duckdb", tmp_path, monkeypatch)
-
-
-def test_a_schema_is_created_for_its_table(duckdb_file):
-    load(row(), table='marts."my labels"')
-    load(row(text="again"), table='marts."my labels"')
-    assert duckdb_file.query('SELECT text FROM marts."my labels_current"') == [("again",)]
-
-
-@pytest.mark.parametrize("table", ["warehouse.t", "warehouse.main.t", "main.t", "Warehouse.marts.t"])
-@pytest.mark.parametrize("is_new", [True, False])
-def test_a_table_may_be_named_with_its_catalog(duckdb_file, table, is_new):
-    if not is_new:
-        load(row())
-    load(row(text="again"), table=table)
-    assert duckdb_file.query(f"SELECT text FROM {table}_latest") == [("again",)]
-
-
-def test_tables_of_one_name_in_two_schemas_have_their_own_views(duckdb_file):
-    load(row(text="one"), table="one.t")
-    columns = ", ".join(f'"{name}" {kind}' for name, kind in types(duckdb_file, "one.t").items())
-    execute(duckdb_file, "CREATE SCHEMA two", f"CREATE TABLE two.t ({columns})")
-    load(row(text="two"), table="two.t")
-    assert duckdb_file.query("SELECT text FROM two.t_latest") == [("two",)]
-
-
-def test_a_file_may_be_renamed(duckdb_file):
-    load(row())
-    duckdb_file.path = duckdb_file.path.rename(duckdb_file.path.with_name("other.duckdb"))
-    assert [*ids(duckdb_file, "t_errors"), ("msgbatch_1", "a")] == ids(duckdb_file, "t_latest")
-
-
-def test_the_types_are_those_of_the_contract(duckdb_file):
-    load(row())
-    found = types(duckdb_file)
-    assert {found[name] for name in NAMES if name.endswith(("_at", "_date"))} == {"TIMESTAMP"}
-    assert (found["cost_usd"], found["content"], found["retryable"]) == ("DECIMAL(18,12)", "JSON", "BOOLEAN")
-
-
-def test_a_memory_database_with_a_name_is_refused_too(monkeypatch):
-    connect(monkeypatch, "duckdb", ":memory:shared")
-    with pytest.raises(Misconfigured, match="in memory is gone"):
-        load(row())
-
-
-def test_rows_too_long_for_the_bounded_memory_are_loaded_all_the_same(duckdb_file, monkeypatch, caplog):
-    from airflow_provider_claude_batch.writers import duckdb
-
-    monkeypatch.setattr(duckdb, "_MEMORY", "24MB")
-    load(*(row(custom_id=str(n), text=f"{n:08}" * 250_000) for n in range(20)))
-    assert "too long for 24MB" in caplog.text
-    assert duckdb_file.query("SELECT count(*), sum(length(text)) FROM t") == [(20, 40_000_000)]
-
-
-def test_the_users_own_memory_limit_is_left_alone(duckdb_file, monkeypatch):
-    from airflow_provider_claude_batch.writers import duckdb
-
-    monkeypatch.setattr(duckdb, "_MEMORY", "not a size")
-    connect(monkeypatch, "duckdb", duckdb_file.path, extra={"memory_limit": "1GB"})
-    load(row())
-    assert ids(duckdb_file) == [("msgbatch_1", "a")]
-
-
-# SQLite's own surprises
-
-
-@pytest.fixture
-def sqlite_file(tmp_path, monkeypatch):
-    return connect_warehouse("sqlite", tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("table", ["main.t", "a.b.c"])
-def test_sqlite_has_no_schemas(sqlite_file, table):
-    with pytest.raises(Misconfigured, match="SQLite has no schemas: name the table"):
-        load(row(), table=table)
-
-
-def test_money_is_text_that_adds_up(sqlite_file):
-    load(row(cost_usd=Decimal("1E-12")), row("two", cost_usd=Decimal("0.3")))
-    assert sqlite_file.query("SELECT cost_usd FROM t ORDER BY batch_id") == [("0.000000000001",), ("0.3",)]
-    assert sqlite_file.query("SELECT sum(cost_usd) > 0.3 FROM t") == [(1,)]
-
-
-def test_a_type_in_small_letters_is_the_same_type(sqlite_file):
-    execute(sqlite_file, "CREATE TABLE t (batch_id text, attempt integer)")
-    load(row())
-    assert ids(sqlite_file) == [("msgbatch_1", "a")]
-
-
-def test_a_reader_does_not_see_half_of_a_load(sqlite_file):
-    execute(sqlite_file, "PRAGMA journal_mode = WAL")
-    load(row(custom_id="old"))
-    code = textwrap.dedent(f"""
-        import sqlite3
-        con = sqlite3.connect({str(sqlite_file.path)!r}, isolation_level=None)
-        con.execute("BEGIN"); print(con.execute("SELECT custom_id FROM t").fetchall(), flush=True)
-        input(); print(con.execute("SELECT custom_id FROM t").fetchall(), flush=True)
-    """)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as reader:
-        assert reader.stdout.readline() == "[('old',)]\n"
-        load(row(custom_id="new"))
-        assert reader.communicate("\n")[0] == "[('old',)]\n"
-    assert ids(sqlite_file) == [("msgbatch_1", "new")]

@@ -1,29 +1,50 @@
-"""An embedded warehouse behind the connection `warehouse`."""
+"""Warehouses behind the connection `warehouse`: each kind is a file of its own, `warehouse_<kind>.py`."""
 
 import json
-from contextlib import closing
+import os
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
-
-def connect_warehouse(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> "Warehouse":
-    """Make the connection `warehouse`; nothing but its type and its file differs from kind to kind."""
-    path = folder / f"warehouse.{kind}"
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": kind, "host": str(path)}))
-    return Warehouse(kind, path)
+# The kinds that the default environment can run; those of other environments are named from outside.
+KINDS = os.environ.get("CLAUDE_BATCH_WAREHOUSES", "duckdb,sqlite").split(",")
 
 
-class Warehouse:
-    """A file to look into with the warehouse's own client, not with ours."""
+class Warehouse(Protocol):
+    """A warehouse to look into with its own client, not with ours."""
 
-    def __init__(self, kind: str, path: Path) -> None:
-        self.kind, self.path = kind, path
+    kind: str
+    text: str  # the type of a column of texts, as `types` tells it
+    number: str  # the same of whole numbers
+    wrong: str  # a type that no column of ours has
+    grows: int  # megabytes that a load of 200 MB may take
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Read rows."""
-        module = import_module("duckdb" if self.kind == "duckdb" else "sqlite3")
-        with closing(module.connect(str(self.path))) as con:
-            return con.execute(sql).fetchall()
+        ...
+
+    def execute(self, *statements: str) -> None:
+        """Change something, and commit."""
+        ...
+
+    def types(self, table: str = "t") -> dict[str, str]:
+        """Return the columns of a table or view, in order, and their types."""
+        ...
+
+
+def connect_warehouse(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make the connection `warehouse`, to something empty."""
+    warehouse: Warehouse = import_module(f"warehouse_{kind}").connect(folder, monkeypatch)
+    return warehouse
+
+
+def set_connection(monkeypatch: pytest.MonkeyPatch, conn_type: str, **fields: Any) -> None:
+    """Let the connection `warehouse` be this."""
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": conn_type, **_texts(fields)}))
+
+
+def _texts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}

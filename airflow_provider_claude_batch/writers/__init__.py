@@ -4,11 +4,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
-from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.row import Row
+from airflow_provider_claude_batch.row import Column, Row
 from airflow_provider_claude_batch.writers.table import Table
 
-_WRITERS = {"duckdb": "DuckDBWriter", "sqlite": "SQLiteWriter"}
+_WRITERS = {
+    "duckdb": "duckdb.DuckDBWriter",
+    "gcpbigquery": "bigquery.BigQueryWriter",
+    "google_cloud_platform": "bigquery.BigQueryWriter",
+    "iceberg": "iceberg.IcebergWriter",
+    "postgres": "postgres.PostgresWriter",
+    "snowflake": "snowflake.SnowflakeWriter",
+    "sqlite": "sqlite.SQLiteWriter",
+}
+_ANY_DATABASE = "dbapi.DbApiWriter"
 
 Retryable = tuple[str, str | None, int | None]
 
@@ -23,11 +31,8 @@ class Writer(Protocol):
     def answered(self) -> Iterator[tuple[str, str]]: ...
 
 
-def find_writer(conn_type: str) -> Callable[[Any, Table], Writer]:
-    """Return the writer for a type of connection: it takes the hook that Airflow offers for it, and a table."""
-    if conn_type not in _WRITERS:
-        raise Misconfigured(
-            f"There is no writer for connections of type {conn_type!r}: rows can go to {', '.join(sorted(_WRITERS))}."
-        )
-    writer: Callable[[Any, Table], Writer] = getattr(import_module(f"{__name__}.{conn_type}"), _WRITERS[conn_type])
+def find_writer(conn_type: str) -> Callable[[Any, Table, Sequence[Column]], Writer]:
+    """Return the writer for a type of connection: it takes the hook that Airflow offers for it, a table and columns."""
+    module, _, name = _WRITERS.get(conn_type, _ANY_DATABASE).partition(".")
+    writer: Callable[[Any, Table, Sequence[Column]], Writer] = getattr(import_module(f"{__name__}.{module}"), name)
     return writer

@@ -12,9 +12,9 @@ import duckdb
 import pyarrow as pa
 
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
-from airflow_provider_claude_batch.row import COLUMNS, Kind, Row
+from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Retryable
-from airflow_provider_claude_batch.writers.table import Table, quote, refuse_missing_folder
+from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, quote, refuse_missing_folder
 
 _CHUNK_ROWS = 10_000
 _CHUNK_CHARS = 16_000_000
@@ -24,22 +24,26 @@ _MISTAKES = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConstraintE
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
     "bigint": "BIGINT",
+    "double": "DOUBLE",
     "boolean": "BOOLEAN",
+    "date": "DATE",
     "timestamp": "TIMESTAMP",
+    "decimal": "DECIMAL(38,9)",
     "money": "DECIMAL(18,12)",
     "json": "JSON",
 }
 _STAGED: dict[Kind, pa.DataType] = {
     "text": pa.large_string(),
     "bigint": pa.int64(),
+    "double": pa.float64(),
     "boolean": pa.bool_(),
+    "date": pa.date32(),
     "timestamp": pa.timestamp("us"),
+    "decimal": pa.decimal128(38, 9),
     "money": pa.decimal128(18, 12),
     "json": pa.large_string(),
 }
-_SCHEMA = pa.schema([(column.name, _STAGED[column.kind]) for column in COLUMNS])
 _STAGED_ROWS = "claude_batch_staged_rows"
-_NAMES = ", ".join(quote(column.name) for column in COLUMNS)
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +51,10 @@ log = logging.getLogger(__name__)
 class DuckDBWriter:
     """Write rows into one table of a DuckDB file, or of MotherDuck."""
 
-    def __init__(self, hook: Any, table: Table) -> None:
+    def __init__(self, hook: Any, table: Table, columns: Sequence[Column]) -> None:
         self._hook = hook
         self._table = table
+        self._sql = Statements(table, columns, Dialect(_TYPES))
         database = hook.get_database()
         if database.startswith(":memory:"):
             raise Misconfigured(
@@ -62,7 +67,7 @@ class DuckDBWriter:
         """Replace the rows of the batches; a crash leaves the old rows or the new."""
         with TemporaryDirectory(prefix="claude_batch_") as folder:
             staged = Path(folder, "rows.arrow")
-            _stage(rows, staged)
+            _stage(rows, self._sql.columns, staged)
             with self._open() as con:
                 self._define(con)
                 try:
@@ -76,20 +81,20 @@ class DuckDBWriter:
     def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
         """Read which requests of the batches may be tried again."""
         with self._open() as con:
-            found = con.execute(self._table.select_retryable(len(batch_ids)), list(batch_ids)).fetchall()
+            found = con.execute(self._sql.select_retryable(len(batch_ids)), list(batch_ids)).fetchall()
         yield from found
 
     def answered(self) -> Iterator[tuple[str, str]]:
         """Read which requests have a usable answer, by id and hash."""
         with self._open() as con:
-            found = con.execute(self._table.select_answered()).fetchall() if self._columns(con, self._table) else []
+            found = con.execute(self._sql.select_answered()).fetchall() if self._columns(con, self._sql.table) else []
         yield from found
 
     def _swap(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
         with pa.OSFile(str(staged)) as source, _transaction(con):
-            con.execute(self._table.delete(len(batch_ids)), list(batch_ids))
+            con.execute(self._sql.delete(len(batch_ids)), list(batch_ids))
             con.register(_STAGED_ROWS, pa.ipc.open_stream(source))
-            con.execute(f"INSERT INTO {self._table} ({_NAMES}) SELECT {_NAMES} FROM {_STAGED_ROWS}")
+            con.execute(self._sql.insert_from(_STAGED_ROWS))
 
     def _bound_memory(self, con: duckdb.DuckDBPyConnection) -> None:
         """Let DuckDB keep what is not committed on disk; by default it takes 80 % of the machine's memory."""
@@ -98,9 +103,8 @@ class DuckDBWriter:
 
     def _define(self, con: duckdb.DuckDBPyConnection) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
-        found = self._columns(con, self._table)
-        missing = [column for column in COLUMNS if column.name not in found]
-        self._table.refuse_other_types(found, _TYPES)
+        found = self._columns(con, self._sql.table)
+        missing = self._sql.missing(found)
         if not missing and self._has_views(con):
             return
         con.begin()
@@ -108,22 +112,21 @@ class DuckDBWriter:
         if schema and schema != con.execute("SELECT current_database()").fetchone():
             con.execute(f"CREATE SCHEMA IF NOT EXISTS {'.'.join(map(quote, schema))}")
         if not found:
-            columns = ", ".join(f"{quote(column.name)} {_TYPES[column.kind]}" for column in COLUMNS)
-            con.execute(f"CREATE TABLE {self._table} ({columns})")
+            con.execute(self._sql.create())
         for column in missing if found else ():
-            con.execute(f"ALTER TABLE {self._table} ADD COLUMN {quote(column.name)} {_TYPES[column.kind]}")
-        for view, select in self._table.views([*found, *(column.name for column in missing)]).items():
+            con.execute(self._sql.add(column))
+        for view, select in self._sql.views([*found, *(column.name for column in missing)]).items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {select}")
         con.commit()
 
-    def _columns(self, con: duckdb.DuckDBPyConnection, table: Table) -> dict[str, str]:
+    def _columns(self, con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
         try:
             return {row[0].lower(): row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
         except duckdb.CatalogException:
             return {}
 
     def _has_views(self, con: duckdb.DuckDBPyConnection) -> bool:
-        return all(self._columns(con, view) for view in self._table.views(()))
+        return all(self._columns(con, view) for view in self._sql.views(()))
 
     @contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -166,10 +169,11 @@ def _transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def _stage(rows: Iterable[Row], path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as stream:
+def _stage(rows: Iterable[Row], columns: Sequence[Column], path: Path) -> None:
+    schema = pa.schema([(column.name, _STAGED[column.kind]) for column in columns])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
         for chunk in _chunks(rows):
-            stream.write_batch(_record_batch(chunk))
+            stream.write_batch(_record_batch(chunk, schema))
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -186,9 +190,11 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _record_batch(rows: list[Row]) -> pa.RecordBatch:
-    columns = [pa.array([getattr(row, column.name) for row in rows], _STAGED[column.kind]) for column in COLUMNS]
-    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+def _record_batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*(row.cells() for row in rows), strict=True)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(cells, field.type) for cells, field in zip(columns, schema, strict=True)], schema=schema
+    )
 
 
 def _first_line(error: Exception) -> str:

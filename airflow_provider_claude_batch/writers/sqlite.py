@@ -3,37 +3,38 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
-from airflow_provider_claude_batch.row import COLUMNS, Kind, Row
+from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Retryable
-from airflow_provider_claude_batch.writers.table import Table, quote, refuse_missing_folder
+from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, refuse_missing_folder
 
 _PATIENCE = 600.0
 _TYPES: dict[Kind, str] = {
     "text": "TEXT",
     "bigint": "INTEGER",
+    "double": "REAL",
     "boolean": "INTEGER",
+    "date": "TEXT",
     "timestamp": "TEXT",
+    "decimal": "TEXT",
     "money": "TEXT",
     "json": "TEXT",
 }
-_NAMES = ", ".join(quote(column.name) for column in COLUMNS)
-_DEFINITION = ", ".join(f"{quote(column.name)} {_TYPES[column.kind]}" for column in COLUMNS)
 _STAGED = "staged.rows_to_load"
 
 
 class SQLiteWriter:
     """Write rows into one table of a SQLite file."""
 
-    def __init__(self, hook: Any, table: Table) -> None:
+    def __init__(self, hook: Any, table: Table, columns: Sequence[Column]) -> None:
         self._hook = hook
-        self._table = table
+        self._sql = Statements(table, columns, Dialect(_TYPES))
         if len(table.parts) > 1:
             raise Misconfigured(f"SQLite has no schemas: name the table {table.name}, not {table}.")
         if (path := hook.get_uri().removeprefix("sqlite:///").partition("?")[0]).startswith("/"):
@@ -48,46 +49,45 @@ class SQLiteWriter:
             self._stage(con, rows)
             con.execute("BEGIN IMMEDIATE")
             self._define(con)
-            con.execute(self._table.delete(len(batch_ids)), batch_ids)
-            con.execute(f"INSERT INTO main.{self._table} ({_NAMES}) SELECT {_NAMES} FROM {_STAGED}")
+            con.execute(self._sql.delete(len(batch_ids)), batch_ids)
+            con.execute(self._sql.insert_from(_STAGED))
             con.execute("COMMIT")
             con.execute("DETACH staged")
 
     def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
         """Read which requests of the batches may be tried again."""
         with self._open() as con:
-            found = con.execute(self._table.select_retryable(len(batch_ids)), batch_ids).fetchall()
+            found = con.execute(self._sql.select_retryable(len(batch_ids)), batch_ids).fetchall()
         yield from found
 
     def answered(self) -> Iterator[tuple[str, str]]:
         """Read which requests have a usable answer, by id and hash."""
         with self._open() as con:
-            found = con.execute(self._table.select_answered()).fetchall() if self._columns(con) else []
+            found = con.execute(self._sql.select_answered()).fetchall() if self._columns(con) else []
         yield from found
 
     def _stage(self, con: sqlite3.Connection, rows: Iterable[Row]) -> None:
-        con.execute(f"CREATE TABLE {_STAGED} ({_DEFINITION})")
+        con.execute(f"CREATE TABLE {_STAGED} ({self._sql.definition})")
         con.execute("BEGIN")
-        marks = ", ".join("?" * len(COLUMNS))
+        marks = ", ".join("?" * len(self._sql.columns))
         con.executemany(f"INSERT INTO {_STAGED} VALUES ({marks})", map(_values, rows))
         con.execute("COMMIT")
 
     def _define(self, con: sqlite3.Connection) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
         found = self._columns(con)
-        missing = [column for column in COLUMNS if column.name not in found]
-        self._table.refuse_other_types(found, _TYPES)
+        missing = self._sql.missing(found)
         if not found:
-            con.execute(f"CREATE TABLE main.{self._table} ({_DEFINITION})")
+            con.execute(self._sql.create())
         for column in missing if found else ():
-            con.execute(f"ALTER TABLE main.{self._table} ADD COLUMN {quote(column.name)} {_TYPES[column.kind]}")
-        for view, select in self._table.views([*found, *(column.name for column in missing)]).items():
+            con.execute(self._sql.add(column))
+        for view, select in self._sql.views([*found, *(column.name for column in missing)]).items():
             if missing:
                 con.execute(f"DROP VIEW IF EXISTS main.{view}")
             con.execute(f"CREATE VIEW IF NOT EXISTS main.{view} AS {select}")
 
     def _columns(self, con: sqlite3.Connection) -> dict[str, str]:
-        return {row[1].lower(): row[2].upper() for row in con.execute(f"PRAGMA main.table_info({self._table})")}
+        return {row[1].lower(): row[2].upper() for row in con.execute(f"PRAGMA main.table_info({self._sql.table})")}
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -118,7 +118,7 @@ def _may_pass(error: sqlite3.Error) -> bool:
 
 
 def _values(row: Row) -> list[Any]:
-    return [_value(getattr(row, column.name)) for column in COLUMNS]
+    return [_value(cell) for cell in row.cells()]
 
 
 def _value(value: Any) -> Any:
@@ -126,4 +126,6 @@ def _value(value: Any) -> Any:
         return format(value, "f")
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    if isinstance(value, date):
+        return value.isoformat()
     return value

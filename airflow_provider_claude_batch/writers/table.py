@@ -1,24 +1,35 @@
-"""Tables: a name that is a name, and the SQL about our rows that is the same in every warehouse."""
+"""Tables: a name that is a name, and the SQL about our rows, as each warehouse spells it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.row import COLUMNS, Kind
+from airflow_provider_claude_batch.row import Column, Kind
 
 _PART = r'(?:[^\W\d]\w*|"(?:[^"\x00]|"")+")'
 _NAME = re.compile(rf"{_PART}(?:\.{_PART}){{0,2}}")
-_USABLE = "(status = 'succeeded' AND problem IS NULL)"
-_RUN = "dag_id, run_id, submit_task, map_index, custom_id"
-_TASK = "dag_id, submit_task, custom_id"
+_RUN = ("dag_id", "run_id", "submit_task", "map_index", "custom_id")
+_TASK = ("dag_id", "submit_task", "custom_id")
+
+
+class Part(str):
+    """One part of a name; in double quotes it is meant letter by letter."""
+
+    __slots__ = ("is_exact",)
+    is_exact: bool
+
+    def __new__(cls, name: str, *, is_exact: bool = False) -> Self:
+        part = super().__new__(cls, name)
+        part.is_exact = is_exact
+        return part
 
 
 class Table(NamedTuple):
     """A table by its parts: catalog and schema, where given, and name."""
 
-    parts: tuple[str, ...]
+    parts: tuple[Part, ...]
 
     @classmethod
     def parse(cls, name: str) -> "Table":
@@ -30,59 +41,118 @@ class Table(NamedTuple):
         return cls(tuple(_unquote(part) for part in re.findall(_PART, name)))
 
     def __str__(self) -> str:
-        return ".".join(quote(part) for part in self.parts)
+        return ".".join(quote(part) if part.is_exact else part for part in self.parts)
 
     @property
-    def name(self) -> str:
+    def name(self) -> Part:
         return self.parts[-1]
 
     def sibling(self, suffix: str) -> "Table":
         """Name a table or view beside this one."""
-        return Table((*self.parts[:-1], self.name + suffix))
+        return Table((*self.parts[:-1], Part(self.name + suffix, is_exact=self.name.is_exact)))
 
-    def views(self, columns: Iterable[str]) -> dict["Table", str]:
-        """Select what the views show: the latest of each run, the current over all runs, and what failed."""
-        columns = tuple(columns)
-        latest = self.sibling("_latest")
-        return {
-            latest: self._first_of(_RUN, f"submission DESC, {_USABLE} DESC, attempt DESC, loaded_at DESC", columns),
-            self.sibling("_current"): self._first_of(
-                _TASK, f"{_USABLE} DESC, submission DESC, attempt DESC, loaded_at DESC", columns
-            ),
-            self.sibling("_errors"): f"SELECT * FROM {latest} WHERE NOT {_USABLE}",
-        }
 
-    def refuse_other_types(self, found: Mapping[str, str], types: Mapping[Kind, str]) -> None:
-        """Refuse a table where one of our columns has a type that is not ours."""
-        for column in COLUMNS:
-            wanted = types[column.kind]
-            if found.get(column.name, wanted) != wanted:
+class Dialect(NamedTuple):
+    """How a warehouse spells types and names: what its folding does to a name without quotes, ours does too."""
+
+    types: Mapping[Kind, str]
+    mark: str = "?"
+    quotes: str = '"'
+    fold: Callable[[str], str] = str
+
+    def spell(self, name: Table | str) -> str:
+        """Quote a table, or one part of a name."""
+        if isinstance(name, Table):
+            return ".".join(map(self.spell, name.parts))
+        exact = name if getattr(name, "is_exact", False) else self.fold(name)
+        return f"{self.quotes}{exact.replace(self.quotes, 2 * self.quotes)}{self.quotes}"
+
+
+class Statements:
+    """The SQL about one table of our rows."""
+
+    def __init__(self, table: Table, columns: Sequence[Column], dialect: Dialect) -> None:
+        self.columns = tuple(columns)
+        self._table = table
+        self._dialect = dialect
+        self.table = dialect.spell(table)
+        self.names = ", ".join(self._name(column.name) for column in self.columns)
+        self.definition = ", ".join(self._define(column) for column in self.columns)
+
+    def create(self) -> str:
+        """Create the table."""
+        return f"CREATE TABLE {self.table} ({self.definition})"
+
+    def missing(self, found: Mapping[str, str]) -> list[Column]:
+        """Return the columns that a table with these columns lacks; refuse one of a type that is not ours."""
+        for column in self.columns:
+            wanted = self._dialect.types[column.kind]
+            if found.get(column.name.lower(), wanted) != wanted:
                 raise Misconfigured(
-                    f"Column {column.name} of {self} is {found[column.name]}, and rows need {wanted}: "
+                    f"Column {column.name} of {self.table} is {found[column.name.lower()]}, and rows need {wanted}: "
                     "choose another table, or change the column."
                 )
+        return [column for column in self.columns if column.name.lower() not in found]
+
+    def add(self, column: Column) -> str:
+        """Add a column to the table."""
+        return f"ALTER TABLE {self.table} ADD COLUMN {self._define(column)}"
+
+    def views(self, columns: Iterable[str]) -> dict[str, str]:
+        """Select what the views show: the latest of each run, the current over all runs, and what failed."""
+        columns = tuple(columns)
+        usable, spell = self._usable, self._dialect.spell
+        last = [f"{self._name(name)} DESC" for name in ("attempt", "loaded_at")]
+        submission, latest = f"{self._name('submission')} DESC", spell(self._table.sibling("_latest"))
+        names = ", ".join(map(self._name, columns))
+        return {
+            latest: self._first_of(_RUN, [submission, f"{usable} DESC", *last], names),
+            spell(self._table.sibling("_current")): self._first_of(_TASK, [f"{usable} DESC", submission, *last], names),
+            spell(self._table.sibling("_errors")): f"SELECT {names} FROM {latest} WHERE NOT {usable}",
+        }
+
+    def insert_from(self, staged: str) -> str:
+        """Add all rows of another table with our columns."""
+        return f"INSERT INTO {self.table} ({self.names}) SELECT {self.names} FROM {staged}"
 
     def delete(self, batches: int) -> str:
         """Delete the rows of so many batches."""
-        return f"DELETE FROM {self} WHERE batch_id IN ({', '.join('?' * batches)})"
+        return f"DELETE FROM {self.table} WHERE {self._in_batches(batches)}"
 
     def select_retryable(self, batches: int) -> str:
         """Read what may be tried again of so many batches."""
+        wanted = ", ".join(map(self._name, ("custom_id", "problem", "output_tokens")))
+        condition = f"{self._name('retryable')} AND {self._name('custom_id')} IS NOT NULL"
         return (
-            f"SELECT custom_id, problem, output_tokens FROM {self} "
-            f"WHERE retryable AND custom_id IS NOT NULL AND batch_id IN ({', '.join('?' * batches)}) ORDER BY custom_id"
+            f"SELECT {wanted} FROM {self.table} WHERE {condition} AND {self._in_batches(batches)} "
+            f"ORDER BY {self._name('custom_id')}"
         )
 
     def select_answered(self) -> str:
         """Read which requests have a usable answer."""
-        return f"SELECT DISTINCT custom_id, request_hash FROM {self} WHERE {_USABLE} AND request_hash IS NOT NULL"
+        wanted = ", ".join(map(self._name, ("custom_id", "request_hash")))
+        known = f"{self._name('request_hash')} IS NOT NULL"
+        return f"SELECT DISTINCT {wanted} FROM {self.table} WHERE {self._usable} AND {known}"
 
-    def _first_of(self, key: str, order: str, columns: Iterable[str]) -> str:
-        names = ", ".join(map(quote, columns))
-        ranked = f"ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY {order}) AS nth"
-        return (
-            f"SELECT {names} FROM (SELECT *, {ranked} FROM {self} WHERE custom_id IS NOT NULL) AS ranked WHERE nth = 1"
+    @property
+    def _usable(self) -> str:
+        return f"({self._name('status')} = 'succeeded' AND {self._name('problem')} IS NULL)"
+
+    def _name(self, name: str) -> str:
+        return self._dialect.spell(name)
+
+    def _define(self, column: Column) -> str:
+        return f"{self._name(column.name)} {self._dialect.types[column.kind]}"
+
+    def _in_batches(self, batches: int) -> str:
+        return f"{self._name('batch_id')} IN ({', '.join([self._dialect.mark] * batches)})"
+
+    def _first_of(self, key: Iterable[str], order: Iterable[str], names: str) -> str:
+        ranked = (
+            f"ROW_NUMBER() OVER (PARTITION BY {', '.join(map(self._name, key))} ORDER BY {', '.join(order)}) AS nth"
         )
+        known = f"{self._name('custom_id')} IS NOT NULL"
+        return f"SELECT {names} FROM (SELECT *, {ranked} FROM {self.table} WHERE {known}) AS ranked WHERE nth = 1"
 
 
 def refuse_missing_folder(database: str, conn_id: str) -> None:
@@ -99,5 +169,6 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _unquote(part: str) -> str:
-    return part[1:-1].replace('""', '"') if part.startswith('"') else part
+def _unquote(part: str) -> Part:
+    is_exact = part.startswith('"')
+    return Part(part[1:-1].replace('""', '"') if is_exact else part, is_exact=is_exact)

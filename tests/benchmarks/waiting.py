@@ -228,6 +228,7 @@ def compare(bench: Bench) -> None:
         tell(count, "`AnthropicBatchTrigger`", peer, empty)
         tell_ratio(mine, peer, empty)
     bench.create_batches(MANY)
+    tell(MANY, "`DateTimeTrigger`", bench.measure(asleep, MANY), empty)
     tell(MANY, "`ClaudeBatchTrigger`", bench.measure(ours, MANY), empty)
     print(f"\nCPU, memory (PSS) and calls over {bench.seconds:.0f} s. Empty: {empty.memory / 2**20:.0f} MiB.")
 

@@ -1,0 +1,56 @@
+"""SQLite: what only this warehouse has."""
+
+import subprocess
+import sys
+import textwrap
+from decimal import Decimal
+
+import pytest
+from loads import ids, row
+from loads import load_rows as load
+from warehouse import connect_warehouse
+
+from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.row import COLUMNS
+
+NAMES = [column.name for column in COLUMNS]
+
+
+@pytest.fixture
+def sqlite_file(tmp_path, monkeypatch):
+    return connect_warehouse("sqlite", tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("table", ["main.t", "a.b.c"])
+def test_sqlite_has_no_schemas(sqlite_file, table):
+    with pytest.raises(Misconfigured, match="SQLite has no schemas: name the table"):
+        load(row(), table=table)
+
+
+def test_money_is_text_that_adds_up(sqlite_file):
+    load(row(cost_usd=Decimal("1E-12")), row("two", cost_usd=Decimal("0.3")))
+    assert sqlite_file.query("SELECT cost_usd FROM t ORDER BY batch_id") == [("0.000000000001",), ("0.3",)]
+    assert sqlite_file.query("SELECT sum(cost_usd) > 0.3 FROM t") == [(1,)]
+
+
+def test_a_type_in_small_letters_is_the_same_type(sqlite_file):
+    sqlite_file.execute("CREATE TABLE t (batch_id text, attempt integer)")
+    load(row())
+    assert ids(sqlite_file) == [("msgbatch_1", "a")]
+
+
+def test_a_reader_does_not_see_half_of_a_load(sqlite_file):
+    sqlite_file.execute("PRAGMA journal_mode = WAL")
+    load(row(custom_id="old"))
+    code = textwrap.dedent(f"""
+        import sqlite3
+        con = sqlite3.connect({str(sqlite_file.path)!r}, isolation_level=None)
+        con.execute("BEGIN"); print(con.execute("SELECT custom_id FROM t").fetchall(), flush=True)
+        input(); print(con.execute("SELECT custom_id FROM t").fetchall(), flush=True)
+    """)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as reader:
+        assert reader.stdout.readline() == "[('old',)]\n"
+        load(row(custom_id="new"))
+        assert reader.communicate("\n")[0] == "[('old',)]\n"
+    assert ids(sqlite_file) == [("msgbatch_1", "new")]
