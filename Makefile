@@ -4,10 +4,10 @@ INSTALLED := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test lint format test-wheel test-s3 build constraints clean
+.PHONY: help demo ui test lint format test-wheel test-s3 test-warehouses test-handover build constraints clean
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Run a whole pipeline on a real Airflow against the emulator: no key, no cost
 	@$(BIN)/python tests/demo.py $(ARGS)
@@ -32,6 +32,12 @@ test-wheel: $(INSTALLED) ## Install the built wheel into an empty environment, a
 
 test-s3: $(INSTALLED) ## Read requests from a server of S3, in an environment of its own
 	@$(BIN)/python -m pytest -m s3 $(ARGS)
+
+test-warehouses: $(INSTALLED) ## Run the writers of Snowflake, BigQuery and Iceberg, each in an environment of its own
+	@$(BIN)/python -m pytest -m warehouses $(ARGS)
+
+test-handover: $(INSTALLED) ## Kill one of two triggerers while a hundred tasks wait
+	@$(BIN)/python -m pytest -m handover $(ARGS)
 
 build: $(INSTALLED) ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build

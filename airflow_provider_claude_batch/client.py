@@ -237,6 +237,14 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
+def output_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """Ask for answers that fit a schema, written as the API takes it: what it cannot keep to becomes a description."""
+    try:
+        return {"type": "json_schema", "schema": anthropic.transform_schema(schema)}
+    except (AssertionError, TypeError, ValueError) as error:
+        raise Misconfigured(f"columns= has a schema that the API does not take: {error}") from None
+
+
 def build(make: Callable[[], Any], conn_id: str) -> Any:
     """Have the SDK's client made; what it misses in the connection is one sentence."""
     try:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,14 @@ import msgspec
 
 from airflow_provider_claude_batch import row as rows
 from airflow_provider_claude_batch.batch import Batch
-from airflow_provider_claude_batch.errors import ApiUnavailable, IncompleteResults, Misconfigured, TooManyErrors
+from airflow_provider_claude_batch.columns import Columns
+from airflow_provider_claude_batch.errors import (
+    ApiUnavailable,
+    ClaudeBatchError,
+    IncompleteResults,
+    Misconfigured,
+    TooManyErrors,
+)
 from airflow_provider_claude_batch.price import PriceList, dollars
 from airflow_provider_claude_batch.receipt import Part, Receipt
 from airflow_provider_claude_batch.row import Origin, Row
@@ -20,6 +27,8 @@ from airflow_provider_claude_batch.writers import Writer
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import Client
 
+Roster = Callable[[Receipt, Part], list[str]]
+
 _RECONNECTS = 5
 
 log = logging.getLogger(__name__)
@@ -28,9 +37,19 @@ log = logging.getLogger(__name__)
 class Loader:
     """Load the batches of receipts into one table."""
 
-    def __init__(self, client: "Client", prices: PriceList, loaded_at: datetime | None = None) -> None:
+    def __init__(
+        self,
+        client: "Client",
+        prices: PriceList,
+        *,
+        columns: Columns | None = None,
+        roster: Roster | None = None,
+        loaded_at: datetime | None = None,
+    ) -> None:
         self._client = client
         self._prices = prices
+        self._columns = columns
+        self._roster = roster
         self._loaded_at = loaded_at or datetime.now(UTC)
 
     def load(self, receipts: Sequence[Receipt], writer: Writer) -> list[tuple[Receipt, Tally]]:
@@ -75,7 +94,10 @@ class Loader:
                 yield row
 
     def _batch_rows(self, receipt: Receipt, part: Part) -> Iterator[Row]:
-        """Give each request one row: a second line of the same request, or one of nobody's, is counted and left out."""
+        """Give each request one row: a second line of the same request, or one of nobody's, is counted and left out.
+
+        Rows come last of requests that no line speaks of, as far as their names can be found out.
+        """
         seen: set[str] = set()
         duplicates = foreign = 0
         for row, is_ours in self._read(receipt, part):
@@ -88,10 +110,33 @@ class Loader:
                 yield row
         if duplicates or foreign:
             log.warning("Batch %s: %d second lines and %d foreign lines left out.", part.id, duplicates, foreign)
+        for custom_id in self._missing(receipt, part, seen):
+            row = self._blank(receipt, part)
+            row.custom_id, row.status = custom_id, "missing"
+            row.retryable = rows.is_retryable(row)
+            yield row
+
+    def _missing(self, receipt: Receipt, part: Part, seen: set[str]) -> list[str]:
+        """Name the requests of a batch that have no row, where what is read again is what was sent."""
+        if self._roster is None or len(seen) >= part.total:
+            return []
+        try:
+            ids = self._roster(receipt, part)
+        except ClaudeBatchError as error:
+            log.warning("Batch %s: %d requests have no result. %s", part.id, part.total - len(seen), error)
+            return []
+        if len(ids) != part.total or not seen.issubset(ids):
+            log.warning(
+                "Batch %s: %d requests have no result, and the source does not hold the requests of then any more.",
+                part.id,
+                part.total - len(seen),
+            )
+            return []
+        return [custom_id for custom_id in ids if custom_id not in seen]
 
     def _read(self, receipt: Receipt, part: Part) -> Iterator[tuple[Row, bool]]:
         origin = None
-        for line in self._lines(part.id):
+        for line in self._lines(part):
             origin = origin or self._origin(receipt, part, line)
             row = rows.of_line(line, origin, self._prices)
             if row.custom_id is None and origin.mark is None:
@@ -99,30 +144,30 @@ class Loader:
             is_ours = part.mark is None or row.custom_id is None or row.request_hash is not None
             yield row, is_ours
 
-    def _lines(self, batch_id: str) -> Iterator[bytes]:
+    def _lines(self, part: Part) -> Iterator[bytes]:
         """Stream the lines; a stream that breaks is taken up again, and lines that were there are passed over."""
         before: set[int] = set()
         for attempt in range(_RECONNECTS + 1):
             seen: set[int] = set()
             try:
-                for line in self._client.results(batch_id):
+                for line in self._client.results(part.id):
                     seen.add(hash(line))
                     if hash(line) not in before:
                         yield line
+                if attempt or len(seen) >= part.total:
+                    return
+                said = "Fewer lines came than there are requests."
             except ApiUnavailable as error:
                 if attempt == _RECONNECTS:
                     raise
-                before |= seen
-                log.warning(
-                    "The results of %s broke off after %d lines; taking them up again. %s", batch_id, len(before), error
-                )
-                time.sleep(2.0**attempt / 4)
-            else:
-                return
+                said = str(error)
+            before |= seen
+            log.warning("Batch %s: %d lines of results, then no more; asking again. %s", part.id, len(before), said)
+            time.sleep(2.0**attempt / 4)
 
     def _origin(self, receipt: Receipt, part: Part, first_line: bytes) -> Origin:
         mark = part.mark or rows.mark_of_line(first_line)
-        return Origin(self._blank(receipt, part), mark, part.created_at or self._loaded_at)
+        return Origin(self._blank(receipt, part), mark, part.created_at or self._loaded_at, self._columns)
 
     def _blank(self, receipt: Receipt, part: Part) -> Row:
         return Row(
@@ -137,6 +182,7 @@ class Loader:
             submitted_at=receipt.submitted_at or part.created_at or self._loaded_at,
             ended_at=part.ended_at,
             loaded_at=self._loaded_at,
+            typed=(None,) * (len(self._columns.columns) if self._columns else 0),
         )
 
 
@@ -169,8 +215,8 @@ def report(receipt: Receipt, tally: Tally) -> None:
 
 def judge(tally: Tally, max_error_rate: float | None) -> None:
     """Fail, now that everything is written, where requests are missing or too many failed."""
-    if missing := tally.counts["missing"]:
-        raise IncompleteResults(f"{missing:,} requests are in no line of the results; all others are written.")
+    if tally.lost:
+        raise IncompleteResults(f"{tally.lost:,} requests are in no line of the results; all others are written.")
     if max_error_rate is not None and tally.error_rate > max_error_rate:
         raise TooManyErrors(
             f"{tally.failed:,} of {tally.requests:,} requests have no usable answer ({tally.error_rate:.1%}), "

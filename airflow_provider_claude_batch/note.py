@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -89,7 +90,12 @@ class Note(msgspec.Struct):
     @property
     def receipt(self) -> Receipt:
         """The submission with the batches that the API has accepted so far."""
-        parts = tuple(Part(shard.id, shard.requests, shard.bytes, shard.mark) for shard in self.shards if shard.id)
+        ends = accumulate(shard.requests for shard in self.shards)
+        parts = tuple(
+            Part(shard.id, shard.requests, shard.bytes, shard.mark, first=end - shard.requests)
+            for shard, end in zip(self.shards, ends, strict=True)
+            if shard.id
+        )
         return replace(self.cover.submission, batches=parts, preflight_usd=self.cover.preflight_usd or None)
 
     @property

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
 from airflow_provider_claude_batch import connection, load, receipt, submit
+from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fate import Pause
+from airflow_provider_claude_batch.lineage import outputs
 from airflow_provider_claude_batch.note import Clear, Notebook
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.price import PRICES
 from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.retry import Retry
+from airflow_provider_claude_batch.roster import Roster
+from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import open_source, source_of
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchPause
@@ -38,6 +42,7 @@ class ClaudeBatchOperator(BaseOperator):
         task, mapped or not (never rendered: ``{{ }}`` in a prompt stays text); a path or URI of a ``.jsonl``,
         ``.jsonl.gz`` or ``.parquet`` file (templated); or ``SqlRequests`` (templated).
     :param defaults: what goes under the params of every request; ``betas`` in it becomes a header. (templated)
+    :param columns: a Pydantic model or a JSON schema that every answer has to fit: structured output is asked for.
     :param retry_of: the receipt of a load: only what can succeed on another try is submitted again.
     :param conn_id: the connection of type ``anthropic``. (templated)
     :param shard_size: the most requests in one batch, where the API's 100,000 are too many.
@@ -58,6 +63,7 @@ class ClaudeBatchOperator(BaseOperator):
         *,
         requests: Any,
         defaults: Mapping[str, Any] | None = None,
+        columns: Any = None,
         retry_of: Any = None,
         conn_id: str = DEFAULT_CONN_ID,
         shard_size: int | None = None,
@@ -71,8 +77,10 @@ class ClaudeBatchOperator(BaseOperator):
         super().__init__(**kwargs)
         if on_invalid not in {"fail", "skip"}:
             raise Misconfigured(f"on_invalid takes 'fail' or 'skip', and was given {on_invalid!r}.")
+        Columns.of(columns)  # what cannot be a column is told when the Dag is parsed
         self.requests = Unrendered.wrap(requests)
         self.defaults = defaults
+        self.columns = columns
         self.retry_of = Unrendered.wrap(retry_of)
         self.conn_id = conn_id
         self.shard_size = shard_size
@@ -136,7 +144,7 @@ class ClaudeBatchOperator(BaseOperator):
             task_instance=(ti.dag_id, ti.run_id, ti.task_id, _map_index(context)),
             clear=_clear(context),
             prices=PRICES,
-            defaults=Defaults.of(self.defaults),
+            defaults=Defaults.of(self.defaults, self._format()),
             shard_size=self.shard_size,
             max_requests=self.max_requests,
             max_cost_usd=self.max_cost_usd,
@@ -147,11 +155,18 @@ class ClaudeBatchOperator(BaseOperator):
             unremembered_since=unremembered_since,
         )
 
+    def _format(self) -> dict[str, Any] | None:
+        from airflow_provider_claude_batch.client import output_format
+
+        columns = Columns.of(self.columns)
+        return output_format(columns.schema) if columns else None
+
     def _source(self) -> Source | None:
         if not isinstance(self.requests, Unrendered):
             source = source_of(self.requests)
             return source if redact(as_json(source)) == as_json(source) else None  # a secret may be rendered into it
-        upstream = self.requests.upstream
+        # Of a mapped task, Airflow has put the value in the place of what it was mapped over.
+        upstream = self.requests.upstream or tuple(sorted(self.upstream_task_ids))
         return Source(tasks=upstream) if upstream else None
 
     def _retry(self, context: "Context") -> Retry:
@@ -176,6 +191,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
     :param batch: what to load: a receipt, a batch id, or a list of either. Never rendered inside.
     :param warehouse_conn_id: the connection of the warehouse; its type decides how rows are written. (templated)
     :param table: ``table``, ``schema.table`` or ``catalog.schema.table``. (templated)
+    :param columns: the model or schema of the submission: each of its fields becomes a column of the table.
     :param conn_id: the connection of type ``anthropic``; by default the one that submitted. (templated)
     :param max_error_rate: fail, after everything is written, when a larger share has no usable answer.
     """
@@ -189,6 +205,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
         batch: Any,
         warehouse_conn_id: str,
         table: str,
+        columns: Any = None,
         conn_id: str | None = None,
         max_error_rate: float | None = None,
         **kwargs: Any,
@@ -196,9 +213,11 @@ class ClaudeBatchResultsOperator(BaseOperator):
         super().__init__(**kwargs)
         if isinstance(table, str) and "{" not in table:
             Table.parse(table)  # what is wrong for sure is told when the Dag is parsed, before anything is paid
+        Columns.of(columns)
         self.batch = Unrendered.wrap(batch)
         self.warehouse_conn_id = warehouse_conn_id
         self.table = table
+        self.columns = columns
         self.conn_id = conn_id
         self.max_error_rate = max_error_rate
 
@@ -213,15 +232,23 @@ class ClaudeBatchResultsOperator(BaseOperator):
         ]
         if not receipts:
             raise AirflowSkipException("There is nothing to load: no batch was given.")
-        writer = connection.open_warehouse(self.warehouse_conn_id, self.table)
+        columns = Columns.of(self.columns)
+        every = (*COLUMNS, *(columns.columns if columns else ()))
+        writer = connection.open_warehouse(self.warehouse_conn_id, self.table, every)
         with connection.open_client(receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)) as client:
-            loaded = load.Loader(client, PRICES).load(receipts, writer)
+            loader = load.Loader(client, PRICES, columns=columns, roster=Roster(context))
+            loaded = loader.load(receipts, writer)
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
         for one, tally in loaded:
             load.report(one, tally)
         for _, tally in loaded:
             load.judge(tally, self.max_error_rate)
         return pushed
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Tell OpenLineage which table was written."""
+        del task_instance
+        return outputs(self.warehouse_conn_id, self.table)
 
 
 def _own_receipt(context: "Context") -> Receipt:

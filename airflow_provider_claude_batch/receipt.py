@@ -14,7 +14,7 @@ INLINE_IDS = 500
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One batch of a submission: what was sent, and what the wait learned of it."""
+    """One batch of a submission: what was sent, from the first request on, and what the wait learned of it."""
 
     id: str
     requests: int | None = None
@@ -24,6 +24,7 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     created_at: datetime | None = None
     ended_at: datetime | None = None
     expires_at: datetime | None = None
+    first: int | None = None
 
     @property
     def total(self) -> int:

@@ -52,10 +52,11 @@ class Defaults(msgspec.Struct, frozen=True):
 
     params: dict[str, Any]
     betas: tuple[str, ...] = ()
+    format: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, defaults: Any) -> "Defaults":
-        """Take a dict of params; anything else is a mistake."""
+    def of(cls, defaults: Any, format: dict[str, Any] | None = None) -> "Defaults":  # noqa: A002 - the API's word
+        """Take a dict of params, and the format that every answer has to have; anything else is a mistake."""
         if not isinstance(defaults, Mapping | None):
             raise Misconfigured(f"defaults= takes a dict of params, and was given a {type(defaults).__name__}.")
         params = dict(defaults or {})
@@ -63,7 +64,9 @@ class Defaults(msgspec.Struct, frozen=True):
         betas = (betas,) if isinstance(betas, str) else betas
         if not isinstance(betas, list | tuple) or not all(_is_header(beta) for beta in betas):
             raise Misconfigured("betas in defaults takes a name, or a list of names.")
-        return cls(params, tuple(betas))
+        if format is not None:
+            params["output_config"] = _formatted(params.get("output_config") or {}, format)
+        return cls(params, tuple(betas), format)
 
     def cached_system(self) -> list[Any]:
         """Ask for the shared system prompt to be cached for an hour, from its end back to the beginning."""
@@ -72,6 +75,17 @@ class Defaults(msgspec.Struct, frozen=True):
         if not isinstance(blocks, list) or not blocks or not isinstance(blocks[-1], dict):
             raise Misconfigured("prime_cache= needs a system prompt in defaults: that is what the requests share.")
         return [*blocks[:-1], {**blocks[-1], "cache_control": _CACHED_FOR_AN_HOUR}]
+
+
+def _formatted(config: Any, format: dict[str, Any]) -> dict[str, Any]:  # noqa: A002 - the API's word
+    """Ask for a format beside whatever else is asked of the output."""
+    if not isinstance(config, Mapping):
+        raise Misconfigured(f"output_config is a dict, and not a {type(config).__name__}.")
+    if config.get("format") is not None:
+        raise Misconfigured(
+            "output_config asks for a format of its own: columns= is the one that answers have to have."
+        )
+    return {**config, "format": format}
 
 
 def _is_header(text: Any) -> bool:
@@ -92,6 +106,7 @@ class Reading:
         self.total_invalid = 0
         self._raw = raw
         self._defaults = defaults.params
+        self._format = defaults.format
         self._cached_system = defaults.cached_system() if prime else None
         self._salt = msgspec.json.encode(sorted(defaults.betas))
         self._defaults_are_exact = not _holds_float(defaults.params)
@@ -127,6 +142,8 @@ class Reading:
         except wire_id.Unfit as unfit:
             raise _Offence(str(unfit)) from None
         params = {**self._defaults, **own}
+        if self._format is not None and "output_config" in own:
+            params["output_config"] = self._formatted(own["output_config"])
         if not _SUSPECT.isdisjoint(params):
             _refuse_suspects(params)
         _refuse_shapes(params)
@@ -138,6 +155,12 @@ class Reading:
             raise _Offence(f"one request of {len(json):,} bytes is more than a batch holds")
         self._seen.add(custom_id)
         return Request(custom_id, packed, params["model"], params["max_tokens"], params, json, digest)
+
+    def _formatted(self, config: Any) -> dict[str, Any]:
+        try:
+            return _formatted(config or {}, self._format or {})
+        except Misconfigured as mistake:
+            raise _Offence(str(mistake).rstrip(".")) from None
 
     def _of_line(self, line: bytes) -> Any:
         self._saw_float = False

@@ -1,6 +1,7 @@
 """One line of a results file, as the API wrote it."""
 
 import json
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -67,7 +68,7 @@ class Message(msgspec.Struct, frozen=True):
     content: Raw
     usage: Usage
     stop_reason: str | None = None
-    stop_details: Raw | None = None
+    stop_details: Raw = Raw(b"null")
 
 
 class ApiError(msgspec.Struct, frozen=True):
@@ -108,27 +109,34 @@ class TextBlock(msgspec.Struct, frozen=True):
 _results = msgspec.json.Decoder(Result)
 _blocks = msgspec.json.Decoder(list[TextBlock])
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def read(line: bytes | str) -> Result:
+    """Read one line as it is, or raise one of UNREADABLE; what stays raw in it may still be broken UTF-8."""
+    found = _results.decode(line)
+    if found.result.message is None and found.result.type == "succeeded":
+        raise msgspec.ValidationError("A success without a message.")
+    return found
+
 
 def decode(line: bytes) -> Result | None:
-    """Read one line, or return None where it is not a result."""
-    result: Result | None
-    try:
-        result = _results.decode(line.decode())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        result = _decode_leniently(line)
-    return None if result and result.result.type == "succeeded" and result.result.message is None else result
+    """Read one line, mended where it has to be, or return None where it is not a result."""
+    for spell in (bytes.decode, _mended):
+        with suppress(*UNREADABLE):
+            return read(spell(line))
+    return None
 
 
-def _decode_leniently(line: bytes) -> Result | None:
-    """Read a line with broken UTF-8, or with half of a surrogate pair, which JSON allows and UTF-8 does not."""
+def _mended(line: bytes) -> bytes:
+    """Replace broken UTF-8, and half of a surrogate pair, which JSON allows and UTF-8 does not."""
     try:
         whole = json.loads(line.decode("utf-8-sig", errors="replace"))
-        return _results.decode(json.dumps(whole, ensure_ascii=False).encode(errors="replace"))
-    except (ValueError, RecursionError):
-        return None
+    except ValueError as error:
+        raise msgspec.DecodeError(str(error)) from None
+    return json.dumps(whole, ensure_ascii=False).encode(errors="replace")
 
 
 def text_of(content: Raw) -> str:
     """Join the text blocks of an answer."""
-    texts = (block.text for block in _blocks.decode(content) if block.type == "text")
-    return "".join(text for text in texts if isinstance(text, str))
+    return "".join([b.text for b in _blocks.decode(content) if b.type == "text" and isinstance(b.text, str)])

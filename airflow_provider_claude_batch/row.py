@@ -4,7 +4,7 @@ from contextlib import suppress
 from copy import copy
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import astuple
@@ -102,12 +102,23 @@ for _name in _FIELDS:
 COLUMNS = tuple(Column(name, _KINDS.get(name, "text")) for name in _FIELDS)
 
 
+class Unfit(ValueError):
+    """Why an answer does not fit the schema that was asked for; never a part of it."""
+
+
+class Reader(Protocol):
+    """Reads an answer into the columns of a schema."""
+
+    def read(self, text: str) -> tuple[Any, ...]: ...
+
+
 class Origin(msgspec.Struct, frozen=True):
     """Where the rows of one batch come from: what they all have in common, and how to tell that they are its own."""
 
     blank: Row
     mark: str | None
     created_at: datetime
+    reader: Reader | None = None
 
     def row(self, custom_id: str | None, status: str, request_hash: str | None = None) -> Row:
         """Begin a row of this batch."""
@@ -118,13 +129,10 @@ class Origin(msgspec.Struct, frozen=True):
 
 def of_line(line: bytes, origin: Origin, prices: PriceList) -> Row:
     """Turn a line of results into a row; what is not a result keeps its text, and nothing else."""
-    found = result.decode(line)
-    if found is not None:
-        with suppress(msgspec.DecodeError, RecursionError):
-            return _of_result(found, origin, prices)
-    row = origin.row(None, "unreadable")
-    row.text = line.decode(errors="replace")
-    return row
+    try:
+        return _of_result(result.read(line), origin, prices)
+    except result.UNREADABLE:
+        return _of_damaged(line, origin, prices)
 
 
 def mark_of_line(line: bytes) -> str | None:
@@ -148,6 +156,16 @@ def is_retryable_error(error_type: str | None) -> bool:
     return error_type in _RETRYABLE_ERRORS
 
 
+def _of_damaged(line: bytes, origin: Origin, prices: PriceList) -> Row:
+    found = result.decode(line)
+    if found is not None:
+        with suppress(*result.UNREADABLE):
+            return _of_result(found, origin, prices)
+    row = origin.row(None, "unreadable")
+    row.text = line.decode(errors="replace")
+    return row
+
+
 def _of_result(found: Result, origin: Origin, prices: PriceList) -> Row:
     custom_id, request_hash = _identify(found.custom_id, origin.mark)
     row = origin.row(custom_id, found.result.type, request_hash)
@@ -168,14 +186,25 @@ def _identify(custom_id: str, mark: str | None) -> tuple[str, str | None]:
 
 def _add_message(row: Row, message: Message, origin: Origin, prices: PriceList) -> None:
     row.model, row.message_id, row.stop_reason = message.model, message.id, message.stop_reason
-    row.content = bytes(message.content).decode()
+    row.content = str(message.content, "utf-8")
     row.text = result.text_of(message.content)
     row.stop_details = _json(message.stop_details)
     row.problem = PROBLEMS.get(message.stop_reason or "")
+    if origin.reader is not None and row.problem is None:
+        _add_output(row, row.text, origin.reader)
     _add_usage(row, message.usage)
     cost = prices.cost(message.model, message.usage, origin.created_at.date())
     if cost is not None:
         row.cost_usd, row.live_cost_usd = cost.cost_usd, cost.live_cost_usd
+
+
+def _add_output(row: Row, text: str, reader: Reader) -> None:
+    try:
+        row.typed = reader.read(text)
+    except Unfit as unfit:
+        row.problem, row.error_message = "invalid_output", str(unfit)
+    else:
+        row.output = text
 
 
 def _add_usage(row: Row, usage: Usage) -> None:
@@ -189,6 +218,6 @@ def _add_error(row: Row, outcome: Outcome) -> None:
         row.error_type, row.error_message = outcome.error.error.type, outcome.error.error.message
 
 
-def _json(raw: msgspec.Raw | None) -> str | None:
-    text = bytes(raw).decode() if raw else "null"
+def _json(raw: msgspec.Raw) -> str | None:
+    text = str(raw, "utf-8")
     return None if text == "null" else text

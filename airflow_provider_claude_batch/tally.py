@@ -17,7 +17,7 @@ class Tally:
     """Count rows, outcomes, tokens and dollars of one receipt."""
 
     def __init__(self) -> None:
-        self.rows = self.retryable = self.unpriced = 0
+        self.rows = self.retryable = self.unpriced = self.lost = 0
         self.counts: Counter[str] = Counter()
         self.problems: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -33,8 +33,9 @@ class Tally:
             yield row
 
     def miss(self, requests: int) -> None:
-        """Count requests that no line of the results spoke of."""
+        """Count requests that no line of the results spoke of, and of which nobody knows the names."""
         if requests > 0:
+            self.lost += requests
             self.counts["missing"] += requests
 
     @property
@@ -77,8 +78,8 @@ class Tally:
             self.problems[row.problem] += 1
         if row.retryable:
             self._add_retryable(row)
-        if row.error_type:
-            self.errors[f"{row.error_type}: {row.error_message}"[:200]] += 1
+        if kind := row.error_type or (row.error_message and row.problem):
+            self.errors[f"{kind}: {row.error_message}"[:200]] += 1
         if row.model:
             self._add_message(row)
 

@@ -5,7 +5,7 @@ from functools import wraps
 from pathlib import PurePath
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
+from airflow.providers.common.compat.sdk import AirflowFailException, Asset, ObjectStoragePath
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.definitions.xcom_arg import XComArg
 
@@ -67,10 +67,13 @@ def open_argument(value: Any, context: Any) -> Any:
 
 
 def push(context: Mapping[str, Any], receipts: Sequence[Receipt], *, many: bool) -> Any:
-    """Push what the page reads, and return what the next task takes."""
+    """Push what the page reads, tell it to who waits for the task's assets, and return what the next task takes."""
     values = [receipt.to_dict() for receipt in receipts]
     value = values if many else values[0]
     context["ti"].xcom_push(XCOM_KEY, value)
+    for outlet in getattr(context["task"], "outlets", ()):
+        if isinstance(outlet, Asset):
+            context["outlet_events"][outlet].extra = {XCOM_KEY: value}
     return value
 
 

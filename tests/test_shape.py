@@ -11,7 +11,21 @@ import airflow_provider_claude_batch
 ROOT = Path(airflow_provider_claude_batch.__file__).parent
 PACKAGE = ROOT.name
 BEHIND_ALL = {"__init__", "errors"}
-SUBJECT = {"request", "wire_id", "batch", "watch", "roll_call", "result", "row", "price", "receipt", "tally", "retry"}
+SUBJECT = {
+    "columns",
+    "json_schema",
+    "request",
+    "wire_id",
+    "batch",
+    "watch",
+    "roll_call",
+    "result",
+    "row",
+    "price",
+    "receipt",
+    "tally",
+    "retry",
+}
 EDGES = {"client", "shard", "estimate", "load", "writers"}
 AIRFLOW = {
     "connection",
@@ -22,6 +36,8 @@ AIRFLOW = {
     "order",
     "poller",
     "fate",
+    "lineage",
+    "roster",
     "preflight",
     "submit",
     "task",
