@@ -1,10 +1,13 @@
 """Everything that looks random here, drawn from a hash so that it repeats."""
 
 import secrets
+from collections.abc import Sequence
 from hashlib import blake2b
+from typing import TypeVar
 
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 MAX_PLACE = 2**62
+T = TypeVar("T")
 
 
 def number(*parts: str | bytes) -> int:
@@ -39,3 +42,22 @@ def derived_id(prefix: str, *parts: str) -> str:
         rest, letter = divmod(rest, len(ALPHABET))
         letters.append(ALPHABET[letter])
     return f"{prefix}01{''.join(letters)}"
+
+
+class Draws:
+    """A row of numbers without end, the same for the same seed."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed, self._refills, self._pool = seed, 0, 0
+
+    def below(self, limit: int) -> int:
+        """Draw a whole number from 0 to below the limit."""
+        while self._pool < limit << 32:
+            hashed = blake2b(self._refills.to_bytes(8), digest_size=64, key=self._seed)
+            self._pool, self._refills = self._pool << 512 | int.from_bytes(hashed.digest()), self._refills + 1
+        self._pool, drawn = divmod(self._pool, limit)
+        return drawn
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """Draw one of the options."""
+        return options[self.below(len(options))]

@@ -10,11 +10,11 @@ REFUSAL = {"type": "refusal", "category": "cyber", "explanation": "The request w
 
 
 def message(
-    params: dict[str, Any], message_id: str, service_tier: str, cached: CacheTokens, stop_reason: str = "end_turn"
+    params: dict[str, Any], message_id: str, service_tier: str, cached: CacheTokens, outcome: str = "succeeded"
 ) -> dict[str, Any]:
     """Write the message in the key order of the wire."""
-    refused = stop_reason == "refusal"
-    answer = generate(params, stop_reason)
+    refused = outcome == "refusal"
+    answer = generate(params, outcome)
     return {
         "model": params["model"],
         "id": message_id,

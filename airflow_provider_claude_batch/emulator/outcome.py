@@ -4,17 +4,11 @@ from typing import Any
 
 from msgspec import Struct
 
+from airflow_provider_claude_batch.emulator.answer import STOPS
 from airflow_provider_claude_batch.emulator.cache import CacheTokens
 from airflow_provider_claude_batch.emulator.chance import derived_id, share
 from airflow_provider_claude_batch.emulator.message import message
 
-STOPS = {
-    "succeeded": "end_turn",
-    "truncated": "max_tokens",
-    "pause_turn": "pause_turn",
-    "refusal": "refusal",
-    "model_context_window_exceeded": "model_context_window_exceeded",
-}
 ERRORS = {
     "overloaded_error": "Overloaded",
     "api_error": "Internal server error",
@@ -64,7 +58,7 @@ def result(fate: Fate, params: dict[str, Any], batch_id: str, custom_id: str, ca
     if fate.status != "succeeded":
         return {"type": fate.status}
     message_id = derived_id("msg_", batch_id, custom_id)
-    return {"type": "succeeded", "message": message(params, message_id, "batch", cached, STOPS[fate.outcome])}
+    return {"type": "succeeded", "message": message(params, message_id, "batch", cached, fate.outcome)}
 
 
 def _error(fate: Fate, batch_id: str, custom_id: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from airflow_provider_claude_batch.emulator.models import BY_ID
+from airflow_provider_claude_batch.emulator.output_config import find_output_problem
 from airflow_provider_claude_batch.emulator.prefix import Mark, find_marks
 from airflow_provider_claude_batch.emulator.prompt import input_tokens
 
@@ -157,6 +158,11 @@ def _thinking(asked: Asked) -> Problem | None:
     return Problem(f"thinking: Input should be one of {', '.join(THINKING)}")
 
 
+def _output(asked: Asked) -> Problem | None:
+    problem = find_output_problem(asked.params)
+    return Problem(problem) if problem else None
+
+
 def _sources(asked: Asked) -> Problem | None:
     for _, _, _, block in _blocks(asked.params["messages"]):
         source = block.get("source")
@@ -229,6 +235,7 @@ CHECKS: tuple[Callable[[Asked], Problem | None], ...] = (
     _messages,
     _stop_sequences,
     _thinking,
+    _output,
     _caching,
     _sources,
     _length,
