@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import loads
 import pytest
 from airflow.sdk import DAG
 from runs import states
+from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor
-from airflow_provider_claude_batch.row import COLUMNS
+from airflow_provider_claude_batch.row import COLUMNS, PROBLEMS, is_retryable
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -66,8 +68,31 @@ def test_the_query_of_the_guide_to_submitting_runs_as_printed(
     assert [one["custom_id"][:-16] for one in emulator.submitted(call["batch_id"])] == ["2"]
 
 
+def test_the_typed_columns_of_the_guide_to_loading_are_those_of_its_model(
+    tmp_path: Path, emulator: Any, run_dag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = blocks("python", (ROOT / "docs" / "loading.md").read_text())
+    (tmp_path / "typed.py").write_text(code)
+    warehouse = connect_warehouse("duckdb", tmp_path, monkeypatch)
+    run = run_dag(runpy.run_path(str(tmp_path / "typed.py"))["typed_tickets"]())
+    assert run.state == "success"
+    ((label, urgency, output),) = warehouse.query("SELECT label, urgency, output FROM typed_tickets_latest")
+    assert (label, urgency) == (json.loads(output)["label"], json.loads(output)["urgency"])
+
+
+def test_the_table_of_outcomes_says_which_rows_are_tried_again() -> None:
+    table = (ROOT / "docs" / "loading.md").read_text().split("| what happened |")[1].split("\n\n")[0]
+    lines = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    told = {(status, problem): again.startswith("yes") for _, status, problem, again in lines if status != "errored"}
+    blank = loads.row()
+    for (status, problem), again in told.items():
+        blank.status, blank.problem = status, problem or None
+        assert is_retryable(blank) == again, (status, problem)
+    assert {problem for _, problem in told} == {"", "invalid_output", *PROBLEMS.values()}
+
+
 def test_the_table_of_columns_names_every_column() -> None:
-    table = README.split("| column |")[1].split("\n\n")[0]
+    table = (ROOT / "docs" / "loading.md").read_text().split("| column |")[1].split("\n\n")[0]
     named = [
         name
         for line in table.splitlines()
