@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from airflow_provider_claude_batch.operators import ClaudeBatchOperator, ClaudeBatchResultsOperator
     from airflow_provider_claude_batch.query import SqlRequests
     from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
+    from airflow_provider_claude_batch.task_group import claude_batch
     from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ClaudeBatchTrigger",
     "SqlRequests",
     "__version__",
+    "claude_batch",
     "shards",
 ]
 
@@ -28,6 +30,7 @@ _HOMES = {
     "ClaudeBatchSensor": "sensor",
     "ClaudeBatchTrigger": "trigger",
     "SqlRequests": "query",
+    "claude_batch": "task_group",
     "shards": "fan_out",
 }
 

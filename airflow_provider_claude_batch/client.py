@@ -229,12 +229,14 @@ def _beta_header(betas: Iterable[str]) -> dict[str, str]:
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Split on line feeds alone: the texts inside may hold other line separators."""
-    rest = b""
+    begun: list[bytes] = []
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from filter(None, lines)
-    if rest:
-        yield rest
+        first, *lines = chunk.split(b"\n")
+        begun.append(first)
+        if lines:
+            lines[:0], begun = [b"".join(begun)], [lines.pop()]
+            yield from filter(None, lines)
+    yield from filter(None, [b"".join(begun)])
 
 
 def output_format(schema: dict[str, Any]) -> dict[str, Any]:

@@ -105,6 +105,12 @@ class WaitTimeout(ClaudeBatchError):
 class TooManyErrors(ClaudeBatchError):
     """Everything is written, and more requests failed than max_error_rate allows."""
 
+    def __init__(self, failed: int, requests: int, allowed: float) -> None:
+        super().__init__(
+            f"{failed:,} of {requests:,} requests have no usable answer ({failed / requests:.1%}), and max_error_rate "
+            f"allows {allowed:.1%}; all rows are written."
+        )
+
 
 class IncompleteResults(ClaudeBatchError):
     """Everything is written, and the results do not speak of every request."""

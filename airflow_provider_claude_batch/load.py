@@ -218,10 +218,7 @@ def judge(tally: Tally, max_error_rate: float | None) -> None:
     if tally.lost:
         raise IncompleteResults(f"{tally.lost:,} requests are in no line of the results; all others are written.")
     if max_error_rate is not None and tally.error_rate > max_error_rate:
-        raise TooManyErrors(
-            f"{tally.failed:,} of {tally.requests:,} requests have no usable answer ({tally.error_rate:.1%}), "
-            f"and max_error_rate allows {max_error_rate:.1%}; all rows are written."
-        )
+        raise TooManyErrors(tally.failed, tally.requests, max_error_rate)
 
 
 def placed(receipt: Receipt, place: Receipt) -> Receipt:

@@ -125,8 +125,11 @@ class ClaudeBatchOperator(BaseOperator):
 
     def _read(self, context: "Context", retry: Retry | None) -> Iterator[Any]:
         """Open the source only when it is read: a task that has sent everything needs it no more."""
-        raw = open_source(open_argument(self.requests, context))
+        raw = open_source(self._given(context))
         yield from raw if retry is None else retry.select(raw, Defaults.of(self.defaults))
+
+    def _given(self, context: "Context") -> Any:
+        return open_argument(self.requests, context)
 
     def _defer(self, pause: Pause, notebook: Notebook) -> Any:
         until = (datetime.now(UTC) + timedelta(seconds=pause.seconds)).isoformat()

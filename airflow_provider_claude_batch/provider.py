@@ -23,6 +23,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules("operators"),
         "sensors": _modules("sensor"),
         "triggers": _modules("trigger"),
+        "task-decorators": [{"name": "claude_batch", "class-name": f"{_PACKAGE}.decorator.claude_batch_task"}],
         "config": {
             "claude_batch": {
                 "description": "Claude Message Batches.",

@@ -87,6 +87,7 @@ class Receipt(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
     source: Source | None = None
     invalid: dict[str, tuple[str, ...]] | None = None
+    reused: int | None = None
     estimate_usd: float | None = None
     estimate_basis: str | None = None
     preflight_usd: float | None = None
@@ -98,6 +99,7 @@ class Receipt(msgspec.Struct, frozen=True):
     counts: dict[str, int] | None = None
     problems: dict[str, int] | None = None
     retryable: int | None = None
+    retryable_by: dict[str, int] | None = None
     retry_ids: tuple[str, ...] | None = None
     truncated_ids: dict[str, int] | None = None
     usage: UsageTotal | None = None
@@ -106,6 +108,7 @@ class Receipt(msgspec.Struct, frozen=True):
     saved_usd: float | None = None
     cache_hit_rate: float | None = None
     errors: tuple[tuple[str, int], ...] | None = None
+    rounds: int | None = None
 
     @property
     def batch_ids(self) -> tuple[str, ...]:

@@ -48,6 +48,8 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 def _retryable(receipt: Receipt, read_back: ReadBack) -> Iterator[tuple[str, int | None]]:
+    if receipt.rounds is not None:
+        raise Misconfigured("retry_of= takes the receipt of a load, and not a total: give the group more rounds.")
     if receipt.retryable is None:
         raise Misconfigured("retry_of= takes the receipt of a load: only there it is known what failed.")
     inline, truncated = receipt.retry_ids or (), receipt.truncated_ids or {}

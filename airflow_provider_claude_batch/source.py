@@ -36,6 +36,8 @@ def open_source(value: Any) -> Iterator[Any]:
     A Parquet file has the columns ``custom_id`` and either ``params`` (JSON text, or a struct, where null means absent)
     or ``prompt`` (text); further columns are ignored, like those of a query.
     """
+    if isinstance(value, Iterator):
+        return value
     if value is None or isinstance(value, list | tuple):
         return iter(_flat(value))
     if isinstance(value, SqlRequests):

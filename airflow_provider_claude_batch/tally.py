@@ -21,8 +21,9 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.problems: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.retryable_by: Counter[str] = Counter()
         self.cost = self.live_cost = Decimal()
-        self._tokens: Counter[str] = Counter()
+        self._tokens = dict.fromkeys(_TOKENS, 0)
         self._retry_ids: list[str] = []
         self._truncated_ids: dict[str, int] = {}
 
@@ -54,20 +55,21 @@ class Tally:
 
     def fill(self, receipt: Receipt) -> Receipt:
         """Write everything into the receipt."""
-        usage = UsageTotal(**{name: self._tokens[name] for name in _TOKENS})
+        usage = UsageTotal(**self._tokens)
         return msgspec.structs.replace(
             receipt,
             rows=self.rows,
             counts=dict(self.counts),
             problems=dict(self.problems),
             retryable=self.retryable,
+            retryable_by=dict(self.retryable_by),
             retry_ids=tuple(self._retry_ids),
             truncated_ids=self._truncated_ids,
             usage=usage,
             cost_usd=_dollars(self.cost),
             live_cost_usd=_dollars(self.live_cost),
             saved_usd=_dollars(self.live_cost - self.cost),
-            cache_hit_rate=_hit_rate(usage),
+            cache_hit_rate=hit_rate(usage),
             errors=tuple(self.errors.most_common(_COMMONEST)),
         )
 
@@ -85,6 +87,7 @@ class Tally:
 
     def _add_retryable(self, row: Row) -> None:
         self.retryable += 1
+        self.retryable_by[row.problem or row.status] += 1
         if row.custom_id is None or self.retryable > INLINE_IDS:
             return
         if row.problem == "truncated":
@@ -93,8 +96,12 @@ class Tally:
             self._retry_ids.append(row.custom_id)
 
     def _add_message(self, row: Row) -> None:
-        for name in _TOKENS:
-            self._tokens[name] += getattr(row, name) or 0
+        tokens = self._tokens
+        tokens["input_tokens"] += row.input_tokens or 0
+        tokens["output_tokens"] += row.output_tokens or 0
+        tokens["cache_write_5m_tokens"] += row.cache_write_5m_tokens or 0
+        tokens["cache_write_1h_tokens"] += row.cache_write_1h_tokens or 0
+        tokens["cache_read_tokens"] += row.cache_read_tokens or 0
         if row.cost_usd is None or row.live_cost_usd is None:
             self.unpriced += 1
             return
@@ -106,6 +113,7 @@ def _dollars(amount: Decimal) -> float:
     return float(round(amount, 6))
 
 
-def _hit_rate(usage: UsageTotal) -> float | None:
+def hit_rate(usage: UsageTotal) -> float | None:
+    """Return the share of all prompts that came out of the cache."""
     prompt = usage.input_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens + usage.cache_read_tokens
     return round(usage.cache_read_tokens / prompt, 4) if prompt else None

@@ -81,6 +81,10 @@ def logged(stack: Stack, files: str) -> str:
     return "".join(path.read_text() for path in (stack.home / "logs").rglob(files))
 
 
+def fired(stack: Stack) -> int:
+    return logged(stack, "*.trigger.*.log").count("Trigger fired event")
+
+
 def test_when_a_triggerer_is_killed_another_takes_its_tasks_over_and_each_ends_once(
     stack: Stack, emulator: Emulator, batch_ids: list[str]
 ) -> None:
@@ -104,7 +108,8 @@ def test_when_a_triggerer_is_killed_another_takes_its_tasks_over_and_each_ends_o
         assert events(stack) == {index: ["running", "success"] for index in range(TASKS)}
         said = logged(stack, "attempt=1.log")
         assert {said.count(f"Batch {batch_id} ended") for batch_id in batch_ids} == {1}
-        assert logged(stack, "*.trigger.*.log").count("Trigger fired event") == TASKS
+        assert fired(stack) <= TASKS
+        wait_for(lambda: fired(stack) == TASKS, 30)  # the triggerer's log may lag behind the scheduler
         receipts = [stack.api.xcom("many_waits", RUN_ID, "wait", map_index=index) for index in (0, TASKS - 1)]
         assert [one["batches"][0]["id"] for one in receipts] == [batch_ids[0], batch_ids[-1]]
         assert {call["operation"] for call in emulator.journal()} == {"create", "list"}

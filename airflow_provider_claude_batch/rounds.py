@@ -1,0 +1,95 @@
+"""Rounds: what a submission and its retries add up to, request by request."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from airflow_provider_claude_batch.receipt import Receipt, UsageTotal
+from airflow_provider_claude_batch.tally import hit_rate
+
+_COMMONEST = 5
+_DIGITS = 6
+
+
+def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
+    """Return one receipt for all rounds: a request that was sent again counts as it ended, and costs what all did."""
+    every = [receipt for receipts in rounds for receipt in receipts]
+    counts, problems, retryable = _outcomes(rounds)
+    usage = _usage(every)
+    first = rounds[0][0]
+    return msgspec.structs.replace(
+        first,
+        batches=tuple(part for receipt in every for part in receipt.batches),
+        attempt=max(receipt.attempt for receipt in every),
+        requests=sum(receipt.requests for receipt in rounds[0]),
+        models=tuple(dict.fromkeys(model for receipt in every for model in receipt.models)),
+        reused=sum(receipt.reused or 0 for receipt in every) or None,
+        invalid=next((receipt.invalid for receipt in every if receipt.invalid), None),
+        estimate_usd=_sum(receipt.estimate_usd for receipt in every),
+        preflight_usd=_sum(receipt.preflight_usd for receipt in every),
+        rounds=len(rounds),
+        rows=sum(receipt.rows or 0 for receipt in every),
+        counts=dict(+counts),
+        problems=dict(+problems),
+        retryable=retryable.total(),
+        retryable_by=dict(+retryable),
+        retry_ids=None,
+        truncated_ids=None,
+        usage=usage,
+        cost_usd=_sum(receipt.cost_usd for receipt in every),
+        live_cost_usd=_sum(receipt.live_cost_usd for receipt in every),
+        saved_usd=_sum(receipt.saved_usd for receipt in every),
+        cache_hit_rate=hit_rate(usage),
+        errors=_errors(every),
+    )
+
+
+def _outcomes(rounds: Sequence[Sequence[Receipt]]) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Count how each request ended: what was sent again counts no more as it had ended before."""
+    counts: Counter[str] = Counter()
+    problems: Counter[str] = Counter()
+    retryable: Counter[str] = Counter()
+    for receipts in rounds:
+        now = _merged(receipt.counts for receipt in receipts)
+        for why, number in _resent(retryable, now.total() - now["unreadable"]).items():
+            retryable[why] -= number
+            counts["succeeded" if why in problems else why] -= number
+            if why in problems:
+                problems[why] -= number
+        counts.update(now)
+        problems.update(_merged(receipt.problems for receipt in receipts))
+        retryable.update(_merged(receipt.retryable_by for receipt in receipts))
+    return counts, problems, retryable
+
+
+def _resent(retryable: Counter[str], sent: int) -> dict[str, int]:
+    """Tell which were sent again: all that can be tried again, and of the truncated those that were allowed more."""
+    if not sent or not retryable.total():
+        return {}
+    others = {why: number for why, number in retryable.items() if why != "truncated"}
+    return {**others, "truncated": sent - sum(others.values())}
+
+
+def _merged(counts: Iterable[dict[str, int] | None]) -> Counter[str]:
+    merged: Counter[str] = Counter()
+    for one in counts:
+        merged.update(one or {})
+    return merged
+
+
+def _usage(receipts: Iterable[Receipt]) -> UsageTotal:
+    used = [receipt.usage for receipt in receipts if receipt.usage]
+    return UsageTotal(**{name: sum(getattr(one, name) for one in used) for name in UsageTotal.__struct_fields__})
+
+
+def _sum(amounts: Iterable[float | None]) -> float | None:
+    known = [amount for amount in amounts if amount is not None]
+    return round(sum(known), _DIGITS) if known else None
+
+
+def _errors(receipts: Iterable[Receipt]) -> tuple[tuple[str, int], ...]:
+    errors: Counter[str] = Counter()
+    for receipt in receipts:
+        errors.update(dict(receipt.errors or ()))
+    return tuple(errors.most_common(_COMMONEST))

@@ -1,0 +1,64 @@
+"""The total: one receipt for a submission and all of its retries, and the verdict on all of them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+
+from airflow_provider_claude_batch import receipt, rounds
+from airflow_provider_claude_batch.errors import TooManyErrors
+from airflow_provider_claude_batch.price import dollars
+from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ClaudeBatchTotal(BaseOperator):
+    """Add up the rounds of a submission: it runs on a night without retries as on one with many.
+
+    :param rounds: what each round loaded, the first one first; one that was skipped counts for nothing.
+    :param max_error_rate: fail when a larger share has no usable answer after all rounds.
+    """
+
+    template_fields: Sequence[str] = ("rounds",)
+    ui_color = "#e8e8e8"
+
+    def __init__(self, *, rounds: Any, max_error_rate: float | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("trigger_rule", "none_failed")
+        super().__init__(**kwargs)
+        self.rounds = Unrendered.wrap(rounds)
+        self.max_error_rate = max_error_rate
+
+    @final_errors
+    def execute(self, context: "Context") -> Any:
+        """Push the receipt, and only then judge it."""
+        loaded = [found for one in open_argument(self.rounds, context) if (found := receipt.read(one))]
+        if not loaded:
+            raise AirflowSkipException("There is nothing to add up: nothing was submitted.")
+        total = rounds.add_up(loaded)
+        pushed = push(context, [total], many=False)
+        self._report(total)
+        judge(total, self.max_error_rate)
+        return pushed
+
+    def _report(self, total: Receipt) -> None:
+        outcomes = ", ".join(f"{count:,} {status}" for status, count in sorted((total.counts or {}).items()))
+        self.log.info("In %d round(s): %s.", total.rounds, outcomes or "nothing")
+        for problem, count in (total.problems or {}).items():
+            self.log.warning("%s of the succeeded are not usable: %s.", f"{count:,}", problem)
+        if total.reused:
+            self.log.info("%s answers of before were taken, and not asked for again.", f"{total.reused:,}")
+        self.log.info(
+            "Cost of all rounds: %s; %s saved.", dollars(total.cost_usd or 0.0), dollars(total.saved_usd or 0.0)
+        )
+
+
+def judge(total: Receipt, max_error_rate: float | None) -> None:
+    """Fail where too many requests have no usable answer after all rounds."""
+    counts, problems = total.counts or {}, total.problems or {}
+    requests = sum(counts.values()) - counts.get("unreadable", 0)
+    failed = requests - counts.get("succeeded", 0) + sum(problems.values())
+    if max_error_rate is not None and requests and failed / requests > max_error_rate:
+        raise TooManyErrors(failed, requests, max_error_rate)

@@ -1,0 +1,268 @@
+"""claude_batch(): a whole pipeline with its retries, as tasks of real Dag runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import dag, task, task_group
+from pydantic import BaseModel
+from runs import states, xcom
+from tries import DEFAULTS, some_requests
+from warehouse import connect_warehouse
+
+from airflow_provider_claude_batch import claude_batch
+from airflow_provider_claude_batch.errors import Misconfigured
+
+EMULATOR = ("--batch-seconds", "0")
+PLACE = {"warehouse_conn_id": "warehouse", "table": "answers"}
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return connect_warehouse("duckdb", tmp_path, monkeypatch)
+
+
+@task
+def build(count: int = 6) -> list[dict[str, Any]]:
+    return some_requests(count)
+
+
+@task
+def publish(total: dict[str, Any]) -> int:
+    return total["counts"]["succeeded"]
+
+
+def pipeline(count: int = 6, **arguments: Any) -> Any:
+    @dag(schedule=None)
+    def pipeline() -> None:
+        batch = claude_batch("labels", requests=build(count), **{"defaults": DEFAULTS, **PLACE, **arguments})
+        publish(batch.output)
+
+    return pipeline()
+
+
+def latest(answers: Any) -> dict[tuple[str, str | None], int]:
+    rows = answers.query("SELECT status, problem, count(*) FROM answers_latest GROUP BY ALL")
+    return {(status, problem): count for status, problem, count in rows}
+
+
+def test_a_perfect_night_skips_the_rounds_and_goes_on(emulator: Any, run_dag: Any, answers: Any) -> None:
+    run = run_dag(pipeline())
+    assert run.state == "success"
+    assert states(run) == {
+        "build": "success",
+        **{f"labels.{name}": "success" for name in ("submit", "wait", "load", "total")},
+        **{f"labels.{name}_{attempt}": "skipped" for name in ("submit", "wait", "load") for attempt in (2, 3)},
+        "publish": "success",
+    }
+    total, load = xcom(run, "labels.total"), xcom(run, "labels.load")
+    assert total == xcom(run, "labels.total", key="claude_batch")
+    assert total["rounds"] == 1
+    assert xcom(run, "publish") == 6
+    for field in ("batches", "requests", "rows", "counts", "problems", "usage", "cost_usd", "saved_usd", "submission"):
+        assert total[field] == load[field]
+
+
+def test_what_fails_comes_back_until_it_succeeds(emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
+    emulator.fault("row", outcome="expired", match="hello 2", times=2)
+    emulator.fault("row", outcome="invalid_request_error", match="hello 3", times=-1)
+    run = run_dag(pipeline(rounds=3))
+    assert run.state == "success"
+    assert states(run)["labels.submit_3"] == "success"
+    assert states(run)["labels.submit_4"] == "skipped"
+    total = xcom(run, "labels.total")
+    assert total["rounds"] == 3
+    assert total["counts"] == {"succeeded": 5, "errored": 1}
+    assert (total["requests"], total["rows"], total["retryable"]) == (6, 9, 0)
+    assert [part["requests"] for part in total["batches"]] == [6, 2, 1]
+    assert latest(answers) == {("succeeded", None): 5, ("errored", None): 1}
+    cost, tokens = answers.query("SELECT sum(cost_usd), sum(output_tokens) FROM answers")[0]
+    assert total["cost_usd"] == pytest.approx(float(cost), abs=2e-6)
+    assert total["usage"]["output_tokens"] == tokens
+
+
+def test_what_is_left_after_all_rounds_is_counted_as_it_ended(emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello [12]", times=-1)
+    run = run_dag(pipeline(rounds=1))
+    assert xcom(run, "labels.total")["counts"] == {"succeeded": 4, "errored": 2}
+    assert xcom(run, "labels.total")["retryable"] == 2
+    assert latest(answers) == {("succeeded", None): 4, ("errored", None): 2}
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_rounds_say_how_often(rounds: int, emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=-1)
+    run = run_dag(pipeline(rounds=rounds))
+    assert [name for name in states(run) if "submit" in name] == [
+        "labels.submit",
+        *(f"labels.submit_{attempt}" for attempt in range(2, 2 + rounds)),
+    ]
+    assert len(emulator.journal(operation="create")) == 1 + rounds
+
+
+def test_truncated_answers_come_back_with_more_tokens(emulator: Any, run_dag: Any, answers: Any) -> None:
+    short = {**DEFAULTS, "max_tokens": 3}
+    run = run_dag(pipeline(defaults=short, retry_defaults={"max_tokens": 512}, rounds=2))
+    truncated = xcom(run, "labels.load")["problems"]["truncated"]
+    assert truncated > 0
+    assert xcom(run, "labels.submit_2")["requests"] == truncated
+    total = xcom(run, "labels.total")
+    assert (total["counts"], total["problems"], total["retryable"]) == ({"succeeded": 6}, {}, 0)
+    assert latest(answers) == {("succeeded", None): 6}
+
+
+def test_truncated_answers_that_may_not_be_longer_are_left(emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
+    run = run_dag(pipeline(defaults={**DEFAULTS, "max_tokens": 3}))
+    total = xcom(run, "labels.total")
+    assert total["counts"] == {"succeeded": 6}
+    found = latest(answers)
+    assert total["problems"] == {"truncated": found["succeeded", "truncated"]}
+    assert total["retryable"] == found["succeeded", "truncated"]
+
+
+def test_nothing_to_send_skips_all_of_it(emulator: Any, run_dag: Any, answers: Any, capfd: Any) -> None:
+    run = run_dag(pipeline(count=0))
+    assert run.state == "success"
+    assert {state for name, state in states(run).items() if name != "build"} == {"skipped"}
+    assert "nothing was submitted" in capfd.readouterr().out
+
+
+def test_only_the_total_is_judged_by_the_error_rate(emulator: Any, run_dag: Any, answers: Any, capfd: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
+    emulator.fault("row", outcome="invalid_request_error", match="hello 2", times=-1)
+    run = run_dag(pipeline(max_error_rate=0.2))
+    assert run.state == "success"
+    run = run_dag(pipeline(max_error_rate=0.1))
+    assert states(run)["labels.load"] == "success"
+    assert states(run)["labels.total"] == "failed"
+    assert "1 of 6 requests have no usable answer (16.7%)" in capfd.readouterr().out
+    assert xcom(run, "labels.total", key="claude_batch")["counts"] == {"succeeded": 5, "errored": 1}
+
+
+def test_a_round_that_fails_fails_the_total(emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
+    run = run_dag(pipeline(retry_defaults={"model": "claude-nonesuch"}))
+    assert states(run)["labels.submit_2"] == "failed"
+    assert states(run)["labels.total"] == "upstream_failed"
+    assert run.state == "failed"
+
+
+def test_each_batch_is_loaded_by_itself_when_it_fans_out(emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
+    emulator.fault("row", outcome="overloaded_error", match="hello 5", times=1)
+    run = run_dag(pipeline(fan_out=True, shard_size=2))
+    assert run.state == "success"
+    assert sum(ti.task_id == "labels.load" for ti in run.get_task_instances()) == 3
+    total = xcom(run, "labels.total")
+    assert total["counts"] == {"succeeded": 6}
+    assert (total["requests"], total["rows"], len(total["batches"])) == (6, 8, 4)
+    assert latest(answers) == {("succeeded", None): 6}
+
+
+def test_a_mapped_group_is_a_submission_for_each_element(emulator: Any, run_dag: Any, answers: Any) -> None:
+    @dag(schedule=None)
+    def mapped() -> None:
+        @task
+        def days() -> list[list[dict[str, Any]]]:
+            return [some_requests(2), some_requests(3)]
+
+        @task_group
+        def per_day(requests: Any) -> Any:
+            return claude_batch(requests=requests, defaults=DEFAULTS, **PLACE).output
+
+        per_day.expand(requests=days())
+
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=2)
+    run = run_dag(mapped())
+    assert run.state == "success"
+    totals = [xcom(run, "per_day.claude_batch.total", map_index=index) for index in (0, 1)]
+    assert [(total["requests"], total["counts"]) for total in totals] == [(2, {"succeeded": 2}), (3, {"succeeded": 3})]
+    assert [total["rounds"] for total in totals] == [2, 2]
+    assert latest(answers) == {("succeeded", None): 5}
+
+
+def test_a_mapped_group_cannot_fan_out() -> None:
+    @dag(schedule=None)
+    def mapped() -> None:
+        @task_group
+        def per_day(requests: Any) -> None:
+            claude_batch(requests=requests, fan_out=True, **PLACE)
+
+        per_day.expand(requests=[[1], [2]])
+
+    with pytest.raises(Misconfigured, match="does not work in a task group that is mapped"):
+        mapped()
+
+
+def test_a_mapped_upstream_is_one_submission(emulator: Any, run_dag: Any, answers: Any) -> None:
+    @dag(schedule=None)
+    def gathered() -> None:
+        @task
+        def part(number: int) -> list[dict[str, Any]]:
+            return [{**request, "custom_id": f"{number}-{request['custom_id']}"} for request in some_requests(2)]
+
+        claude_batch(requests=part.expand(number=[1, 2]), defaults=DEFAULTS, **PLACE)
+
+    run = run_dag(gathered())
+    assert xcom(run, "claude_batch.total")["counts"] == {"succeeded": 4}
+
+
+class Label(BaseModel):
+    label: str
+
+
+def test_every_argument_reaches_its_task() -> None:
+    given: dict[str, Any] = {
+        "shard_size": 5,
+        "max_requests": 100,
+        "max_cost_usd": 1.5,
+        "preflight": 2,
+        "prime_cache": True,
+        "on_invalid": "skip",
+    }
+    waited = {"poke_interval": 30.0, "deferrable": False, "on_timeout": "cancel", "cancel_on_kill": True}
+    made = pipeline(**given, **waited, columns=Label, conn_id="other", default_args={"retries": 7, "pool": "claude"})
+    submit, again = made.get_task("labels.submit"), made.get_task("labels.submit_2")
+    assert {name: getattr(submit, name) for name in given} == given
+    assert (again.preflight, again.max_requests) == (0, None)
+    assert {getattr(again, name) for name in ("shard_size", "on_invalid")} == {5, "skip"}
+    for name in ("labels.wait", "labels.wait_2"):
+        assert {key: getattr(made.get_task(name), key) for key in waited} == waited
+    assert submit.columns is made.get_task("labels.load_3").columns is Label
+    assert (submit.conn_id, again.conn_id) == ("other", "other")
+    assert {(one.retries, one.pool) for name, one in made.task_dict.items() if "." in name} == {(7, "claude")}
+
+
+def test_an_unknown_argument_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"takes no shard_sise: it takes .*shard_size"):
+        pipeline(shard_sise=5)
+
+
+def test_what_hangs_on_the_group_hangs_on_its_total() -> None:
+    @dag(schedule=None)
+    def around() -> None:
+        @task
+        def before() -> None: ...
+
+        @task
+        def after() -> None: ...
+
+        before() >> claude_batch(requests=[], **PLACE) >> after()
+
+    made = around()
+    assert made.get_task("after").upstream_task_ids == {"claude_batch.total"}
+    assert made.get_task("before").downstream_task_ids == {"claude_batch.submit"}
+
+
+def test_it_survives_being_serialized() -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    serialized = DagSerialization.serialize_dag(pipeline(columns=Label, fan_out=True, shard_size=2))
+    back = DagSerialization.deserialize_dag(json.loads(json.dumps(serialized)))
+    assert "labels.total" in back.task_dict
+    assert set(back.task_group.children["labels"].children) == {
+        name for name in back.task_dict if name.startswith("labels.")
+    }
