@@ -68,6 +68,7 @@ class Cover(msgspec.Struct, omit_defaults=True):
     waits: int = 0
     pages: int = 0
     author: str = ""
+    as_of: datetime | None = None
 
 
 class Note(msgspec.Struct):

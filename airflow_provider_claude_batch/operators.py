@@ -20,9 +20,10 @@ from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.retry import Retry
 from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
-from airflow_provider_claude_batch.source import open_source, source_of
+from airflow_provider_claude_batch.source import Reread, open_source, source_of
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchPause
+from airflow_provider_claude_batch.writers import answered_before
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class ClaudeBatchOperator(BaseOperator):
     :param defaults: what goes under the params of every request; ``betas`` in it becomes a header. (templated)
     :param columns: a Pydantic model or a JSON schema that every answer has to fit: structured output is asked for.
     :param retry_of: the receipt of a load: only what can succeed on another try is submitted again.
+    :param reuse_from: the connection and the table of answers that are taken as they are: a request of the same id and
+        content is not sent again. (templated)
     :param conn_id: the connection of type ``anthropic``. (templated)
     :param shard_size: the most requests in one batch, where the API's 100,000 are too many.
     :param max_requests: fail before anything is sent if there are more requests than this.
@@ -53,7 +56,7 @@ class ClaudeBatchOperator(BaseOperator):
     :param on_invalid: ``fail`` when requests cannot be sent, or ``skip`` up to 500 of them and submit the rest.
     """
 
-    template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "conn_id")
+    template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "reuse_from", "conn_id")
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"defaults": "json"}
     ui_color = "#f5e6dc"
@@ -65,6 +68,7 @@ class ClaudeBatchOperator(BaseOperator):
         defaults: Mapping[str, Any] | None = None,
         columns: Any = None,
         retry_of: Any = None,
+        reuse_from: tuple[str, str] | None = None,
         conn_id: str = DEFAULT_CONN_ID,
         shard_size: int | None = None,
         max_requests: int | None = None,
@@ -82,6 +86,7 @@ class ClaudeBatchOperator(BaseOperator):
         self.defaults = defaults
         self.columns = columns
         self.retry_of = Unrendered.wrap(retry_of)
+        self.reuse_from = reuse_from
         self.conn_id = conn_id
         self.shard_size = shard_size
         self.max_requests = max_requests
@@ -116,7 +121,8 @@ class ClaudeBatchOperator(BaseOperator):
             with connection.open_client(self.conn_id) as client:
                 order = self._order(context, retry, notebook, unremembered_since)
                 submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
-                submitted = submission.run(self._read(context, retry), resumed=resumed)
+                requests = Reread(lambda: self._read(context, retry))
+                submitted = submission.run(requests, resumed=resumed)
         if submitted is None:
             raise AirflowSkipException("There is nothing to send: no requests." if self.retry_of is None else _NO_RETRY)
         if isinstance(submitted, Pause):
@@ -154,9 +160,14 @@ class ClaudeBatchOperator(BaseOperator):
             preflight=self.preflight,
             prime_cache=self.prime_cache,
             on_invalid=self.on_invalid,
+            answered=self._answered if self.reuse_from else None,
             keeps_notes=notebook.is_kept,
             unremembered_since=unremembered_since,
         )
+
+    def _answered(self, moment: datetime) -> set[tuple[str, str]]:
+        conn_id, table = self.reuse_from or ("", "")
+        return answered_before(connection.open_warehouse(conn_id, table), moment)
 
     def _format(self) -> dict[str, Any] | None:
         from airflow_provider_claude_batch.client import output_format

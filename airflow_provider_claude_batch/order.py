@@ -1,5 +1,6 @@
 """Orders: what is to be submitted, for whom, and within which limits."""
 
+from collections.abc import Callable, Container
 from datetime import datetime
 
 import msgspec
@@ -12,9 +13,14 @@ from airflow_provider_claude_batch.receipt import Estimate, Receipt
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.shard import Shard
 
+Answered = Callable[[datetime], Container[tuple[str, str]]]
+
 
 class Order(msgspec.Struct, frozen=True):
-    """What a task instance submits; `unremembered_since` is set where an earlier try left no note."""
+    """What a task instance submits; `answered` tells what had an answer, by id and hash, at some moment.
+
+    `unremembered_since` is set where an earlier try left no note.
+    """
 
     receipt: Receipt
     deployment: str
@@ -28,6 +34,7 @@ class Order(msgspec.Struct, frozen=True):
     preflight: int = 0
     prime_cache: bool = False
     on_invalid: OnInvalid = "fail"
+    answered: Answered | None = None
     keeps_notes: bool = True
     unremembered_since: datetime | None = None
 

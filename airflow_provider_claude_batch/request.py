@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -97,17 +97,28 @@ class _Offence(ValueError):
 
 
 class Reading:
-    """Put the defaults under each request while they are read, and refuse, or skip, what a batch would refuse."""
+    """Put the defaults under each request while they are read, and refuse, or skip, what a batch would refuse.
+
+    What has an answer already, by id and hash, is counted and passed over.
+    """
 
     def __init__(
-        self, raw: Iterable[Any], defaults: Defaults, *, on_invalid: OnInvalid = "fail", prime: bool = False
+        self,
+        raw: Iterable[Any],
+        defaults: Defaults,
+        *,
+        on_invalid: OnInvalid = "fail",
+        prime: bool = False,
+        answered: Container[tuple[str, str]] = (),
     ) -> None:
+        self.reused = 0
         self.invalid: dict[str, list[str]] = {}
         self.total_invalid = 0
         self._raw = raw
         self._defaults = defaults.params
         self._format = defaults.format
         self._cached_system = defaults.cached_system() if prime else None
+        self._answered = answered
         self._salt = msgspec.json.encode(sorted(defaults.betas))
         self._defaults_are_exact = not _holds_float(defaults.params)
         self._limit = MAX_SKIPPED if on_invalid == "skip" else 0
@@ -125,7 +136,10 @@ class Reading:
                 self._note(index, item, str(offence))
                 continue
             count += 1
-            yield request
+            if (request.custom_id, wire_id.request_hash_of(request.digest)) in self._answered:
+                self.reused += 1
+            else:
+                yield request
         if self.total_invalid > self._limit or (self.total_invalid and not count):
             raise InvalidRequests(self._named, self.total_invalid)
 

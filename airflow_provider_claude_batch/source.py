@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import IO, Any
@@ -28,6 +28,16 @@ _LONGEST_SQL = 2_000
 _FINAL_ERRNOS = {errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EPERM, errno.ENOSYS}
 _LOOKS_LIKE_A_NAME = re.compile(r"[^\s\[{(]\S{0,299}")
 _PASSWORD = re.compile(r":(?!\d*$)")  # in an authority, what follows a colon is a port, or else a password
+
+
+class Reread(Iterable[Any]):
+    """Requests that are read anew whenever somebody goes through them."""
+
+    def __init__(self, read: Callable[[], Iterator[Any]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._read()
 
 
 def open_source(value: Any) -> Iterator[Any]:

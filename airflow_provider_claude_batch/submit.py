@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
 from airflow_provider_claude_batch import preflight
+from airflow_provider_claude_batch.draft import Draft
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
     ApiUnavailable,
@@ -20,14 +21,11 @@ from airflow_provider_claude_batch.errors import (
     SourceUnavailable,
     TakenOver,
 )
-from airflow_provider_claude_batch.estimate import Survey
 from airflow_provider_claude_batch.fate import Pause, settle, upload_seconds
 from airflow_provider_claude_batch.note import Clear, Cover, Note, Notebook, NotedShard
 from airflow_provider_claude_batch.order import Order
-from airflow_provider_claude_batch.price import dollars
-from airflow_provider_claude_batch.receipt import Estimate, Receipt, replace
-from airflow_provider_claude_batch.request import Reading
-from airflow_provider_claude_batch.shard import SPOOL_BUFFER, Shard, cut
+from airflow_provider_claude_batch.receipt import Receipt, replace
+from airflow_provider_claude_batch.shard import SPOOL_BUFFER, Shard
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import Client
@@ -83,32 +81,47 @@ class Submission:
     def _submit(
         self, raw: Iterable[Any], spool: IO[bytes], noted: Note | None, *, resumed: bool
     ) -> Receipt | Pause | None:
-        order, survey = self._order, Survey(keep=self._order.preflight)
-        reading = Reading(raw, order.defaults, on_invalid=order.on_invalid, prime=order.prime_cache)
-        shards = cut(survey.observe(reading), spool, order.shard_size, prime=order.prime_cache)
-        note = self._reconcile(shards, reading, noted)
+        as_of = datetime.now(UTC) if noted is None else noted.cover.as_of or datetime.now(UTC)
+        draft = Draft.read(raw, spool, self._order, as_of)
+        note = self._reconcile(draft, noted)
+        if note is None and noted is not None and self._order.answered:
+            draft = Draft.read(
+                raw, spool, self._order, datetime.now(UTC)
+            )  # what was answered meanwhile is not asked anew
         if note is not None and not resumed:
             _tell_found(note)
         if note is not None:
             self._notebook.save(note)
-        elif shards:
-            note = self._open(shards, survey, reading, noted)
+        elif draft.shards:
+            note = self._open(draft, noted)
         if noted is not None and note is not noted:
             self._abandon(noted)
         if note is None:
-            return None
+            return self._all_reused(draft) if draft.reading.reused else None
         if note is not noted:
             self._notebook.write(note)
         if not note.any_sent:
-            preflight.fly(survey.first, note, order, self._client, self._notebook)
-        return self._send_all(shards, note)
+            preflight.fly(draft.survey.first, note, self._order, self._client, self._notebook)
+        return self._send_all(draft.shards, note)
 
-    def _reconcile(self, shards: list[Shard], reading: Reading, noted: Note | None) -> Note | None:
+    def _all_reused(self, draft: Draft) -> Receipt:
+        """Return a receipt of nothing: every request has an answer, and there is nothing to wait for or to load."""
+        draft.tell_reused()
+        now, receipt = self._client.now(), self._order.receipt
+        return replace(
+            receipt,
+            submission=receipt.submission or new_submission(datetime.now(UTC)),
+            invalid=draft.invalid,
+            reused=draft.reading.reused,
+            submitted_at=now,
+        )
+
+    def _reconcile(self, draft: Draft, noted: Note | None) -> Note | None:
         """Take the noted submission up where the requests are the same; None where a new one is due."""
         if noted is None or noted.is_void:
             return None
         is_current = noted.is_current(self._order.clear)
-        if noted.digests != [shard.digest for shard in shards]:
+        if noted.digests != [shard.digest for shard in draft.shards]:
             if is_current and noted.any_sent:
                 raise Misconfigured(
                     f"The requests are not those of the try before, of which {_named(noted)} may be running: nothing "
@@ -119,9 +132,9 @@ class Submission:
             self._refuse_lost(noted)
         receipt = self._order.receipt
         noted.cover.clear = self._order.clear
-        _tell_skipped(reading)
+        draft.tell_skipped()
         noted.cover.submission = replace(
-            noted.cover.submission, invalid=_named_invalid(reading), conn_id=receipt.conn_id, source=receipt.source
+            noted.cover.submission, invalid=draft.invalid, conn_id=receipt.conn_id, source=receipt.source
         )
         return noted
 
@@ -155,21 +168,23 @@ class Submission:
         for shard in noted.in_doubt.values():
             log.warning("A batch of %s requests of before may run: its answer never came.", f"{shard.requests:,}")
 
-    def _open(self, shards: list[Shard], survey: Survey, reading: Reading, before: Note | None) -> Note:
+    def _open(self, draft: Draft, before: Note | None) -> Note:
+        shards, survey = draft.shards, draft.survey
         generation = 0 if before is None else before.cover.generation + 1
         order, total = self._order, sum(shard.requests for shard in shards)
         order.guard_size(total)
         today = self._client.now().date()
         estimate = survey.estimate(self._client, order.defaults.betas, order.prices, today)
         order.guard_cost(estimate)
-        _announce(shards, survey, estimate, reading)
+        draft.announce(estimate)
         now = self._client.now()
         receipt = replace(
             order.receipt,
             submission=order.receipt.submission or new_submission(datetime.now(UTC)),
             requests=total,
             models=survey.models,
-            invalid=_named_invalid(reading),
+            invalid=draft.invalid,
+            reused=draft.reading.reused or None,
             estimate_usd=estimate.usd,
             estimate_basis=estimate.basis,
             submitted_at=now,
@@ -177,7 +192,9 @@ class Submission:
         noted = [NotedShard(order.mark(one, generation), one.digest, one.requests, one.bytes) for one in shards]
         if order.unremembered_since:
             _doubt_all(noted, order.unremembered_since, now)
-        return Note(Cover(order.clear, receipt, now, generation, self._notebook.forget), noted)
+        cover = Cover(order.clear, receipt, now, generation, self._notebook.forget)
+        cover.as_of = draft.as_of if order.answered else None
+        return Note(cover, noted)
 
     def _send_all(self, shards: list[Shard], note: Note) -> Receipt | Pause:
         """Send what is not in doubt, then find out about what is, until all of it has an id."""
@@ -270,39 +287,11 @@ def _doubt_all(shards: list[NotedShard], since: datetime, now: datetime) -> None
     log.info("This Airflow keeps no notes: what an earlier try may have sent is looked for among the API's batches.")
 
 
-def _announce(shards: list[Shard], survey: Survey, estimate: Estimate, reading: Reading) -> None:
-    _tell_skipped(reading)
-    log.info(
-        "Submitting %s requests (%s bytes) as %d batch(es) for %s.",
-        f"{sum(shard.requests for shard in shards):,}",
-        f"{sum(shard.bytes for shard in shards):,}",
-        len(shards),
-        ", ".join(survey.models),
-    )
-    unknown = "an unknown amount, for a model's price is not known"
-    log.info(
-        "It may cost %s: about %s input tokens, at most %s output tokens (%s).",
-        unknown if estimate.usd is None else f"about {dollars(estimate.usd)}",
-        f"{estimate.input_tokens:,}",
-        f"{estimate.max_output_tokens:,}",
-        estimate.basis,
-    )
-
-
 def _tell_found(note: Note) -> None:
     if note.is_complete:
         log.info("The requests are those of before, and all of them were submitted: %s. Nothing is sent.", _named(note))
     elif note.any_sent:
         log.info("The requests are those of before; what was submitted of them is not sent again: %s.", _named(note))
-
-
-def _tell_skipped(reading: Reading) -> None:
-    for why, names in reading.invalid.items():
-        log.warning("Skipped %s requests that cannot be sent, such as %r: %s.", f"{len(names):,}", names[0], why)
-
-
-def _named_invalid(reading: Reading) -> dict[str, tuple[str, ...]] | None:
-    return {why: tuple(names) for why, names in reading.invalid.items()} or None
 
 
 def _named(note: Note) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import runs
 from emulator import CONNECTION, HEADERS, Emulator
-from warehouse import KINDS, Warehouse, connect_warehouse
+from warehouse import ELSEWHERE, KINDS, Warehouse, connect_warehouse
 
 if TYPE_CHECKING:
     import httpx2
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_claude_batch.client import Client
 
+collect_ignore = [f"test_{kind}.py" for kind in ELSEWHERE if kind not in KINDS]
 _HOME = Path(tempfile.mkdtemp(prefix="claude_batch_airflow_"))
 (_HOME / "dags").mkdir()
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -101,7 +102,11 @@ def client(emulator: Emulator) -> "Iterator[Client]":
 @pytest.fixture(params=KINDS)
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
     """A warehouse behind the connection `warehouse`; tests run once for each kind."""
-    return connect_warehouse(request.param, tmp_path, monkeypatch)
+    warehouse = connect_warehouse(request.param, tmp_path, monkeypatch)
+    scenario = request.node.name.replace(f"{request.param}-", "").removesuffix(f"[{request.param}]")
+    if reason := getattr(warehouse, "lacks", {}).get(scenario):
+        pytest.skip(reason)
+    return warehouse
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ PACKAGE = ROOT.name
 BEHIND_ALL = {"__init__", "errors"}
 SUBJECT = {
     "columns",
+    "rounds",
     "json_schema",
     "request",
     "wire_id",
@@ -37,6 +38,7 @@ AIRFLOW = {
     "poller",
     "fate",
     "decorator",
+    "draft",
     "task_group",
     "total",
     "lineage",

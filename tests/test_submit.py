@@ -378,7 +378,7 @@ def test_a_full_disk_is_one_sentence(task_instance: Task, monkeypatch: pytest.Mo
     def full(*args: Any, **kwargs: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("airflow_provider_claude_batch.submit.cut", full)
+    monkeypatch.setattr("airflow_provider_claude_batch.draft.cut", full)
     with pytest.raises(SourceUnavailable, match="Point TMPDIR to a larger one"):
         task_instance.run(some_requests())
 

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import pytest
 
 # The kinds that the default environment can run; those of other environments are named from outside.
-KINDS = os.environ.get("CLAUDE_BATCH_WAREHOUSES", "duckdb,sqlite").split(",")
+KINDS = os.environ.get("CLAUDE_BATCH_WAREHOUSES", "dbapi,duckdb,postgres,sqlite").split(",")
+GENERAL = "AIRFLOW_CLAUDE_BATCH_GENERAL"  # names a type of connection that goes to the writer of any database
+ELSEWHERE = ("bigquery", "iceberg", "snowflake")
 
 
 class Warehouse(Protocol):
@@ -21,6 +23,7 @@ class Warehouse(Protocol):
     number: str  # the same of whole numbers
     wrong: str  # a type that no column of ours has
     grows: int  # megabytes that a load of 200 MB may take
+    lacks: Mapping[str, str] = {}  # scenarios that the engine, or what plays it, cannot run, and why
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Read rows."""

@@ -9,7 +9,8 @@ from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.row import Column, Kind
 
 _PART = r'(?:[^\W\d]\w*|"(?:[^"\x00]|"")+")'
-_NAME = re.compile(rf"{_PART}(?:\.{_PART}){{0,2}}")
+_CATALOG = _PART.replace(r"\w*", r"[\w-]*", 1)  # a project of Google's has dashes in its name
+_NAME = re.compile(rf"(?:(?:({_CATALOG})\.)?({_PART})\.)?({_PART})")
 _RUN = ("dag_id", "run_id", "submit_task", "map_index", "custom_id")
 _TASK = ("dag_id", "submit_task", "custom_id")
 
@@ -34,11 +35,12 @@ class Table(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> "Table":
         """Read `table`, `schema.table` or `catalog.schema.table`; odd names stand in double quotes."""
-        if not _NAME.fullmatch(name):
+        found = _NAME.fullmatch(name)
+        if not found:
             raise Misconfigured(
                 f"{name[:80]!r} is not a table name: write table or schema.table, and odd parts in double quotes."
             )
-        return cls(tuple(_unquote(part) for part in re.findall(_PART, name)))
+        return cls(tuple(_unquote(part) for part in found.groups() if part))
 
     def __str__(self) -> str:
         return ".".join(quote(part) if part.is_exact else part for part in self.parts)
@@ -59,6 +61,7 @@ class Dialect(NamedTuple):
     mark: str = "?"
     quotes: str = '"'
     fold: Callable[[str], str] = str
+    unless: str = ""  # what leaves alone a table or a column that is there already
 
     def spell(self, name: Table | str) -> str:
         """Quote a table, or one part of a name."""
@@ -81,7 +84,7 @@ class Statements:
 
     def create(self) -> str:
         """Create the table."""
-        return f"CREATE TABLE {self.table} ({self.definition})"
+        return f"CREATE TABLE {self._dialect.unless}{self.table} ({self.definition})"
 
     def missing(self, found: Mapping[str, str]) -> list[Column]:
         """Return the columns that a table with these columns lacks; refuse one of a type that is not ours."""
@@ -96,7 +99,7 @@ class Statements:
 
     def add(self, column: Column) -> str:
         """Add a column to the table."""
-        return f"ALTER TABLE {self.table} ADD COLUMN {self._define(column)}"
+        return f"ALTER TABLE {self.table} ADD COLUMN {self._dialect.unless}{self._define(column)}"
 
     def views(self, columns: Iterable[str]) -> dict[str, str]:
         """Select what the views show: the latest of each run, the current over all runs, and what failed."""
