@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test lint format test-wheel test-s3 test-warehouses test-handover build constraints clean
+.PHONY: help demo ui test lint format test-wheel test-s3 test-warehouses test-stack build constraints clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,8 @@ test-s3: $(INSTALLED) ## Read requests from a server of S3, in an environment of
 test-warehouses: $(INSTALLED) ## Run the writers of Snowflake, BigQuery and Iceberg, each in an environment of its own
 	@$(BIN)/python -m pytest -m warehouses $(ARGS)
 
-test-handover: $(INSTALLED) ## Kill one of two triggerers while a hundred tasks wait
-	@$(BIN)/python -m pytest -m handover $(ARGS)
+test-stack: $(INSTALLED) ## Run weeks at once on a real Airflow, and kill a triggerer while a hundred tasks wait
+	@$(BIN)/python -m pytest -m stack $(ARGS)
 
 build: $(INSTALLED) ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build

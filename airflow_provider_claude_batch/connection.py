@@ -47,12 +47,15 @@ def open_warehouse(conn_id: str, table: str, columns: "Sequence[Column]" = COLUM
     connection = _connection(conn_id, "warehouse_conn_id")
     name = Table.parse(table)
     try:
-        return find_writer(connection.conn_type)(connection.get_hook(), name, columns)
+        make, hook = find_writer(connection.conn_type), connection.get_hook()
     except (AirflowException, ImportError) as error:
-        raise Misconfigured(
-            f"What connections of type {connection.conn_type!r} need is not installed ({error}): "
-            f"pip install 'airflow-provider-claude-batch[{_EXTRAS.get(connection.conn_type, 'all')}]'."
-        ) from None
+        raise _not_installed(connection.conn_type, error) from None
+    try:
+        return make(hook, name, columns)
+    except ImportError as error:
+        raise _not_installed(connection.conn_type, error) from None
+    except AirflowException as error:
+        raise Misconfigured(f"Connection {conn_id!r} cannot work as it is: {str(error).rstrip('.')}.") from None
 
 
 def deployment() -> str:
@@ -84,6 +87,18 @@ def _garbage_left_alone() -> "Iterator[None]":
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _not_installed(conn_type: str, error: Exception) -> Misconfigured:
+    if extra := _EXTRAS.get(conn_type):
+        return Misconfigured(
+            f"What connections of type {conn_type!r} need is not installed ({error}): "
+            f"pip install 'airflow-provider-claude-batch[{extra}]'."
+        )
+    return Misconfigured(
+        f"There is no writer for connections of type {conn_type!r}, or what a database of that type needs is not "
+        f"installed ({error})."
+    )
 
 
 def _hook(conn_id: str) -> Any:

@@ -34,7 +34,7 @@ class Draft(NamedTuple):
             order.defaults,
             on_invalid=order.on_invalid,
             prime=order.prime_cache,
-            answered=order.answered(as_of) if order.answered else (),
+            answered=() if order.answered is None else order.answered(as_of),
         )
         shards = cut(survey.observe(reading), spool, order.shard_size, prime=order.prime_cache)
         return cls(shards, survey, reading, as_of)

@@ -3,6 +3,7 @@
 import re
 from datetime import date
 from decimal import Decimal
+from functools import cached_property, lru_cache
 
 import msgspec
 
@@ -14,7 +15,7 @@ _LIVE_MICRODOLLARS_PER_SEARCH = 10_000
 _DATE_SUFFIX = re.compile(r"-\d{8}$")
 
 
-class Price(msgspec.Struct, frozen=True):
+class Price(msgspec.Struct, frozen=True, dict=True):
     """Dollars per million tokens outside batches, of one model from one day on, for prompts longer than `over`."""
 
     model: str
@@ -25,15 +26,21 @@ class Price(msgspec.Struct, frozen=True):
     over: int = 0
     geo_multiplier: bool = True
 
+    @cached_property
+    def rates(self) -> tuple[int, int, int]:
+        """Picodollars per token: input, output, cache read."""
+        return _per_token(self.input), _per_token(self.output), _per_token(self.cache_read)
+
     def picodollars(self, usage: Usage) -> int:
         """What the usage costs live, in millionths of a millionth of a dollar, exactly."""
-        input_ = _per_token(self.input)
+        input_, output, cache_read = self.rates
+        minutes_5, hour_1 = usage.cache_writes
         tokens = (
             usage.input_tokens * input_
-            + usage.output_tokens * _per_token(self.output)
-            + usage.cache_write_5m_tokens * input_ * 5 // 4
-            + usage.cache_write_1h_tokens * input_ * 2
-            + usage.cache_read_tokens * _per_token(self.cache_read)
+            + usage.output_tokens * output
+            + minutes_5 * input_ * 5 // 4
+            + hour_1 * input_ * 2
+            + usage.cache_read_tokens * cache_read
         )
         return tokens * 11 // 10 if self.geo_multiplier and usage.inference_geo == "us" else tokens
 
@@ -55,8 +62,10 @@ class PriceList:
 
     def find(self, model: str, on: date, prompt_tokens: int = 0) -> Price | None:
         """Return the price of a model on a day for a prompt of a length, or None where it is not known."""
-        prices = self._by_model.get(model) or self._by_model.get(_DATE_SUFFIX.sub("", model), [])
-        return next((p for p in prices if p.since <= on and (prompt_tokens > p.over or not p.over)), None)
+        for price in self._by_model.get(model) or self._by_model.get(_undated(model), []):
+            if price.since <= on and (prompt_tokens > price.over or not price.over):
+                return price
+        return None
 
     def cost(self, model: str, usage: Usage, on: date) -> Cost | None:
         """Price one message of a batch; None for an unknown model, never a guess."""
@@ -72,6 +81,11 @@ def dollars(amount: float | Decimal) -> str:
     """Write an amount for people: cents, or two digits that mean something below a cent."""
     exact = Decimal(amount)
     return f"${exact:,.2f}" if not exact or abs(exact) >= _CENT else f"${Decimal(f'{exact:.2g}'):f}"
+
+
+@lru_cache(maxsize=256)
+def _undated(model: str) -> str:
+    return _DATE_SUFFIX.sub("", model)
 
 
 def _per_token(dollars_per_million: str) -> int:

@@ -52,12 +52,16 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the requests can be read again: a URI, a query, or the tasks whose XComs they were; never credentials."""
+    """Where the requests can be read again: a URI, a query, a queue, or the tasks whose XComs they were.
+
+    Never credentials.
+    """
 
     uri: str | None = None
     conn_id: str | None = None
     sql: str | None = None
     custom_id: str | None = None
+    queue: str | None = None
     tasks: tuple[str, ...] = ()
 
 

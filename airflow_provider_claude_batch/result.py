@@ -11,20 +11,20 @@ from msgspec import Meta, Raw
 Tokens = Annotated[int, Meta(ge=0, le=50_000_000)]
 
 
-class CacheCreation(msgspec.Struct, frozen=True):
+class CacheCreation(msgspec.Struct, frozen=True, gc=False):
     """Cache writes by lifetime."""
 
     ephemeral_5m_input_tokens: Tokens = 0
     ephemeral_1h_input_tokens: Tokens = 0
 
 
-class ServerToolUse(msgspec.Struct, frozen=True):
+class ServerToolUse(msgspec.Struct, frozen=True, gc=False):
     """Calls of server tools that are billed by the call."""
 
     web_search_requests: Tokens | None = None
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What a message used; input_tokens counts neither cache writes nor cache reads."""
 
     input_tokens: Tokens = 0
@@ -37,15 +37,19 @@ class Usage(msgspec.Struct, frozen=True):
     inference_geo: str | None = None
 
     @property
-    def cache_write_1h_tokens(self) -> int:
-        return self.cache_creation.ephemeral_1h_input_tokens if self.cache_creation else 0
+    def cache_writes(self) -> tuple[int, int]:
+        """Tokens written for five minutes and for an hour; those not broken down are for five minutes, the default."""
+        if (created := self.cache_creation) is not None:
+            return created.ephemeral_5m_input_tokens, created.ephemeral_1h_input_tokens
+        return self.cache_creation_input_tokens or 0, 0
 
     @property
     def cache_write_5m_tokens(self) -> int:
-        """Writes whose lifetime is not broken down are the default ones, of five minutes."""
-        if self.cache_creation:
-            return self.cache_creation.ephemeral_5m_input_tokens
-        return self.cache_creation_input_tokens or 0
+        return self.cache_writes[0]
+
+    @property
+    def cache_write_1h_tokens(self) -> int:
+        return self.cache_writes[1]
 
     @property
     def cache_read_tokens(self) -> int:
@@ -57,10 +61,11 @@ class Usage(msgspec.Struct, frozen=True):
 
     @property
     def prompt_tokens(self) -> int:
-        return self.input_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens + self.cache_read_tokens
+        minutes_5, hour_1 = self.cache_writes
+        return self.input_tokens + minutes_5 + hour_1 + self.cache_read_tokens
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """The envelope of an answer; its content stays as the API wrote it."""
 
     id: str
@@ -71,20 +76,20 @@ class Message(msgspec.Struct, frozen=True):
     stop_details: Raw = Raw(b"null")
 
 
-class ApiError(msgspec.Struct, frozen=True):
+class ApiError(msgspec.Struct, frozen=True, gc=False):
     """Why a request failed."""
 
     type: str = "unknown_error"
     message: str = ""
 
 
-class ErrorEnvelope(msgspec.Struct, frozen=True):
+class ErrorEnvelope(msgspec.Struct, frozen=True, gc=False):
     """The API wraps a row's error in a whole error response."""
 
     error: ApiError
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of one request: `type` is succeeded, errored, canceled or expired, or a word still to come."""
 
     type: str
@@ -92,14 +97,14 @@ class Outcome(msgspec.Struct, frozen=True):
     error: ErrorEnvelope | None = None
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, gc=False):
     """One line of a results file."""
 
     custom_id: str
     result: Outcome
 
 
-class TextBlock(msgspec.Struct, frozen=True):
+class TextBlock(msgspec.Struct, frozen=True, gc=False):
     """A block of an answer, as far as its text goes."""
 
     type: str
@@ -139,4 +144,7 @@ def _mended(line: bytes) -> bytes:
 
 def text_of(content: Raw) -> str:
     """Join the text blocks of an answer."""
-    return "".join([b.text for b in _blocks.decode(content) if b.type == "text" and isinstance(b.text, str)])
+    blocks = _blocks.decode(content)
+    if len(blocks) == 1 and isinstance(blocks[0].text, str):
+        return blocks[0].text if blocks[0].type == "text" else ""
+    return "".join([block.text for block in blocks if block.type == "text" and isinstance(block.text, str)])

@@ -33,7 +33,7 @@ class Column(NamedTuple):
     kind: Kind
 
 
-class Row(msgspec.Struct):
+class Row(msgspec.Struct, gc=False):
     """One request of one batch and what became of it; the fields are the columns, in order, then those of a schema."""
 
     dag_id: str | None
@@ -209,7 +209,7 @@ def _add_output(row: Row, text: str, reader: Reader) -> None:
 
 def _add_usage(row: Row, usage: Usage) -> None:
     row.input_tokens, row.output_tokens = usage.input_tokens, usage.output_tokens
-    row.cache_write_5m_tokens, row.cache_write_1h_tokens = usage.cache_write_5m_tokens, usage.cache_write_1h_tokens
+    row.cache_write_5m_tokens, row.cache_write_1h_tokens = usage.cache_writes
     row.cache_read_tokens, row.service_tier = usage.cache_read_tokens, usage.service_tier
 
 

@@ -84,7 +84,7 @@ class Submission:
         as_of = datetime.now(UTC) if noted is None else noted.cover.as_of or datetime.now(UTC)
         draft = Draft.read(raw, spool, self._order, as_of)
         note = self._reconcile(draft, noted)
-        if note is None and noted is not None and self._order.answered:
+        if note is None and noted is not None and self._order.answered is not None:
             draft = Draft.read(
                 raw, spool, self._order, datetime.now(UTC)
             )  # what was answered meanwhile is not asked anew
@@ -193,7 +193,7 @@ class Submission:
         if order.unremembered_since:
             _doubt_all(noted, order.unremembered_since, now)
         cover = Cover(order.clear, receipt, now, generation, self._notebook.forget)
-        cover.as_of = draft.as_of if order.answered else None
+        cover.as_of = None if order.answered is None else draft.as_of
         return Note(cover, noted)
 
     def _send_all(self, shards: list[Shard], note: Note) -> Receipt | Pause:

@@ -1,6 +1,6 @@
 """The task group: submit, wait, load, send again what failed, and add up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -61,7 +61,7 @@ def claude_batch(
     columns: Any = None,
     conn_id: str = DEFAULT_CONN_ID,
     rounds: int = 2,
-    retry_defaults: Mapping[str, Any] | None = None,
+    retry_defaults: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     fan_out: bool = False,
     max_error_rate: float | None = None,
     default_args: dict[str, Any] | None = None,
@@ -75,7 +75,8 @@ def claude_batch(
     :param requests: as of ``ClaudeBatchOperator``, and so are ``defaults``, ``columns`` and ``conn_id``.
     :param warehouse_conn_id: as of ``ClaudeBatchResultsOperator``, and so is ``table``.
     :param rounds: how often what can succeed on another try is sent again, at most.
-    :param retry_defaults: what goes over ``defaults`` when something is sent again, such as more ``max_tokens``.
+    :param retry_defaults: what goes over ``defaults`` when something is sent again, such as more ``max_tokens``; or a
+        list of it, one for each round, of which the last one lasts.
     :param fan_out: load each batch as it ends, where a submission is more than one.
     :param max_error_rate: fail in the end when a larger share has no usable answer after all rounds.
     :param default_args: what all tasks of the group take, such as ``retries`` or ``pool``.
@@ -94,7 +95,7 @@ def claude_batch(
         for attempt in range(2, 2 + rounds):
             submit = ClaudeBatchOperator(
                 task_id=f"submit_{attempt}",
-                defaults={**(defaults or {}), **(retry_defaults or {})},
+                defaults={**(defaults or {}), **_nth(retry_defaults, attempt - 2)},
                 retry_of=loads[-1],
                 **lead,
                 **again,
@@ -112,6 +113,11 @@ def _loaded(submit: ClaudeBatchOperator, suffix: str, waiting: dict[str, Any], p
 def _fanned_out(submit: ClaudeBatchOperator, waiting: dict[str, Any], place: dict[str, Any]) -> XComArg:
     waits = ClaudeBatchSensor.partial(task_id="wait", **waiting).expand(batch=shards(submit.output))
     return ClaudeBatchResultsOperator.partial(task_id="load", **place).expand(batch=waits.output).output
+
+
+def _nth(defaults: Mapping[str, Any] | Sequence[Mapping[str, Any]], place: int) -> Mapping[str, Any]:
+    every = [defaults] if isinstance(defaults, Mapping) else [*defaults]
+    return every[min(place, len(every) - 1)] if every else {}
 
 
 def _sorted(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:

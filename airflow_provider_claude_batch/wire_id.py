@@ -16,9 +16,8 @@ BODY_CHARS = 64 - TAIL_CHARS
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _PLAIN = re.compile(rf"[A-Za-z0-9_-]{{1,{BODY_CHARS}}}")
 _HEX = re.compile(r"(?:[0-9a-f]{2}){25,32}")
-_WIRE = re.compile(
-    rf"([A-Za-z0-9_-]{{0,{BODY_CHARS}}})-([{PLAIN}{UTF8}{HEX}])([A-Za-z0-9_-]{{{MARK_CHARS}}})([A-Za-z0-9_-]{{{HASH_CHARS}}})([A-Za-z0-9_-])"
-)
+_WIRE = re.compile(rf"[A-Za-z0-9_-]{{{TAIL_CHARS},{BODY_CHARS + TAIL_CHARS}}}")
+_MARK, _HASH = -MARK_CHARS - HASH_CHARS - 1, -HASH_CHARS - 1
 
 
 class Unfit(ValueError):
@@ -45,14 +44,13 @@ class WireId(msgspec.Struct, frozen=True):
 
 def parse(text: str) -> WireId | None:
     """Read a wire id back, or None where the text is not one of ours."""
-    match = _WIRE.fullmatch(text)
-    if match is None:
+    if _WIRE.fullmatch(text) is None:
         return None
-    body, form, mark, request_hash, last = match.groups()
-    if check(f"{body}-{form}", request_hash) != last:
+    packed, request_hash = text[:_MARK], text[_HASH:-1]
+    if packed[-2] != "-" or check(packed, request_hash) != text[-1]:
         return None
-    custom_id = _unpack(form, body)
-    return None if custom_id is None else WireId(custom_id, mark, request_hash)
+    custom_id = _unpack(packed[-1], packed[:-2])
+    return None if custom_id is None else WireId(custom_id, text[_MARK:_HASH], request_hash)
 
 
 def pack(custom_id: str) -> str:
@@ -93,6 +91,8 @@ def _pack(custom_id: str) -> tuple[str, str]:
 def _unpack(form: str, body: str) -> str | None:
     if form == PLAIN:
         return body or None
+    if form not in {UTF8, HEX}:
+        return None
     try:
         data = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
         custom_id = data.hex() if form == HEX else data.decode()

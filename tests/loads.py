@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -11,16 +12,18 @@ from threading import Event, Thread
 from time import sleep
 from typing import Any, Self
 
-from warehouse import Warehouse
+from warehouse import GENERAL, Warehouse
 
 from airflow_provider_claude_batch.row import COLUMNS, Column, Row
 from airflow_provider_claude_batch.writers import Writer
+
+MORNING = datetime(2026, 11, 21, 6, tzinfo=UTC)
 
 
 def row(batch_id: str = "msgbatch_1", custom_id: str | None = "a", **fields: Any) -> Row:
     """One usable answer, or whatever the fields say."""
     place = {"dag_id": "dag", "run_id": "run", "submit_task": "submit", "map_index": -1, "logical_date": None}
-    rest = {"submission": "sub_1", "attempt": 1, "status": "succeeded"}
+    rest = {"submission": "sub_1", "attempt": 1, "status": "succeeded", "loaded_at": MORNING}
     return Row(batch_id=batch_id, custom_id=custom_id, **(place | rest | fields))
 
 
@@ -80,8 +83,10 @@ def load(tell: Connection, env: dict[str, str], what: str, batch_id: str) -> Non
     """Load into the table t of the connection `warehouse`, in a process that was just forked."""
     os.environ.update(env)
     tempfile.tempdir = None  # what was forked may remember another TMPDIR
+    from airflow_provider_claude_batch import writers
     from airflow_provider_claude_batch.connection import open_warehouse
 
+    writers._WRITERS.pop(os.environ.get(GENERAL, ""), None)
     writer = open_warehouse("warehouse", "t")
     match what:
         case "stuck":
@@ -96,13 +101,18 @@ def load(tell: Connection, env: dict[str, str], what: str, batch_id: str) -> Non
 
 
 def start(what: str, batch_id: str, **env: str) -> tuple[BaseProcess, Connection]:
-    """Fork a load off a process that has imported Airflow and nothing that minds being forked."""
+    """Load in a process of its own."""
+    return fork(load, what, batch_id, **env)
+
+
+def fork(target: Callable[..., None], *arguments: Any, **env: str) -> tuple[BaseProcess, Connection]:
+    """Fork a process off one that has imported Airflow and nothing that minds being forked."""
     context = get_context("forkserver")
     context.set_forkserver_preload(
         ["airflow.providers.sqlite.hooks.sqlite", "airflow_provider_claude_batch.connection"]
     )
     here, there = context.Pipe()
     env = {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW")} | env
-    process = context.Process(target=load, args=(there, env, what, batch_id))
+    process = context.Process(target=target, args=(there, env, *arguments))
     process.start()
     return process, here

@@ -11,7 +11,7 @@ from deferred import RUN_ID, Wait, defer
 from emulator import CONNECTION, Emulator
 from stack import Stack
 
-pytestmark = pytest.mark.handover
+pytestmark = pytest.mark.stack
 EMULATOR = ("--batch-seconds", "3600")
 TASKS = 100
 DAG = """

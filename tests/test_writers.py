@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
-from loads import ids, row, start
+from loads import MORNING, ids, row, start
 from loads import load_rows as load
 
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.row import COLUMNS
+from airflow_provider_claude_batch.writers import answered_before
 
 NAMES = [column.name for column in COLUMNS]
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
@@ -107,7 +108,7 @@ def test_odd_names_name_a_table(warehouse, name):
     quoted = name if name.startswith('"') else f'"{name}"'
     assert warehouse.query(f"SELECT text FROM {quoted}") == [("second",)]
     assert warehouse.query(f'SELECT text FROM {quoted[:-1]}_latest"') == [("second",)]
-    assert list(writer.answered()) == [("a", "h")]
+    assert [found[:2] for found in writer.answered()] == [("a", "h")]
 
 
 def test_a_name_that_is_not_a_name_is_refused(warehouse):
@@ -121,7 +122,8 @@ TEXTS = ["", "a\x00b", "\x00", "\u2028\u2029\u0085", "🎫 é 表", "'\"\\;--", 
 def test_awkward_texts_come_back_as_they_were(warehouse):
     load(*(row(custom_id=str(n), text=text) for n, text in enumerate(TEXTS)))
     found = dict(warehouse.query("SELECT custom_id, text FROM t"))
-    assert [found[str(n)] == text for n, text in enumerate(TEXTS)] == [True] * len(TEXTS)
+    nul = getattr(warehouse, "nul", "\x00")
+    assert [found[str(n)] == text.replace("\x00", nul) for n, text in enumerate(TEXTS)] == [True] * len(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_nothing_known_is_null(warehouse):
     load(row(custom_id=None, dag_id=None, run_id=None, submit_task=None, map_index=None, status="unreadable"))
     (found,) = warehouse.query("SELECT * FROM t")
     known = {name for name, value in zip(NAMES, found, strict=True) if value is not None}
-    assert known == {"submission", "attempt", "batch_id", "status", "retryable"}
+    assert known == {"submission", "attempt", "batch_id", "status", "retryable", "loaded_at"}
 
 
 def test_what_may_be_tried_again_is_read_back(warehouse):
@@ -179,7 +181,19 @@ def test_what_has_a_usable_answer_is_read_back_once(warehouse):
         row("two", "c", request_hash="h3", status="errored"),
         row("two", "d", request_hash=None),
     )
-    assert list(writer.answered()) == [("a", "h1")]
+    assert [found[:2] for found in writer.answered()] == [("a", "h1")]
+
+
+def test_an_answer_counts_since_it_was_first_loaded(warehouse):
+    noon, night = MORNING + timedelta(hours=6), MORNING + timedelta(hours=18)
+    writer = load(
+        row("one", "a", request_hash="h", loaded_at=noon),
+        row("two", "a", request_hash="h", loaded_at=night),
+        row("two", "b", request_hash="h", loaded_at=night),
+    )
+    assert answered_before(writer, noon) == set()
+    assert answered_before(writer, noon + timedelta(microseconds=1)) == {("a", "h")}
+    assert answered_before(writer, night + timedelta(hours=1)) == {("a", "h"), ("b", "h")}
 
 
 def test_a_table_that_is_not_there_yet_has_no_answers(warehouse):

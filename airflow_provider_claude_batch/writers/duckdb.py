@@ -1,9 +1,11 @@
 """DuckDB: rows are staged as an Arrow file, and the database is opened only for the swap."""
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,12 +15,15 @@ import pyarrow as pa
 
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import Column, Kind, Row
-from airflow_provider_claude_batch.writers import Retryable
+from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, quote, refuse_missing_folder
 
 _CHUNK_ROWS = 10_000
 _CHUNK_CHARS = 16_000_000
-_MEMORY = "256MB"
+_MEMORY_MB = 256
+_DOUBLINGS = 6
+_GROUP_ROWS, _VECTOR_ROWS = 122_880, 2_048
+_GROUP_BYTES = 64_000_000
 _PATIENCE = 600.0
 _MISTAKES = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConstraintException, duckdb.ParserException)
 _TYPES: dict[Kind, str] = {
@@ -44,6 +49,7 @@ _STAGED: dict[Kind, pa.DataType] = {
     "json": pa.large_string(),
 }
 _STAGED_ROWS = "claude_batch_staged_rows"
+_TOKEN = re.compile(r"(motherduck_token=)[^\s&'\"]+")
 
 log = logging.getLogger(__name__)
 
@@ -55,28 +61,23 @@ class DuckDBWriter:
         self._hook = hook
         self._table = table
         self._sql = Statements(table, columns, Dialect(_TYPES))
-        database = hook.get_database()
-        if database.startswith(":memory:"):
+        self._database = hook.get_database()
+        if self._database.startswith(":memory:"):
             raise Misconfigured(
                 "A DuckDB database in memory is gone with the task: put the path of a file into the connection's host."
             )
-        if not database.startswith("md:"):
-            refuse_missing_folder(database, hook.get_conn_id())
+        self._is_file = not self._database.startswith("md:")
+        if self._is_file:
+            refuse_missing_folder(self._database, hook.get_conn_id())
 
     def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
         """Replace the rows of the batches; a crash leaves the old rows or the new."""
         with TemporaryDirectory(prefix="claude_batch_") as folder:
             staged = Path(folder, "rows.arrow")
-            _stage(rows, self._sql.columns, staged)
-            with self._open() as con:
+            group_rows = _stage(rows, self._sql.columns, staged)
+            with self._open(group_rows) as con:
                 self._define(con)
-                try:
-                    self._bound_memory(con)
-                    self._swap(con, batch_ids, staged)
-                except (duckdb.OutOfMemoryException, duckdb.TransactionException):
-                    log.info("The rows are too long for %s of memory; taking what they need.", _MEMORY)
-                    con.execute("RESET memory_limit")
-                    self._swap(con, batch_ids, staged)
+                self._swap_in_bounds(con, batch_ids, staged)
 
     def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
         """Read which requests of the batches may be tried again."""
@@ -84,22 +85,29 @@ class DuckDBWriter:
             found = con.execute(self._sql.select_retryable(len(batch_ids)), list(batch_ids)).fetchall()
         yield from found
 
-    def answered(self) -> Iterator[tuple[str, str]]:
-        """Read which requests have a usable answer, by id and hash."""
+    def answered(self) -> Iterator[Answer]:
+        """Read which requests have a usable answer, by id and hash, and since when."""
         with self._open() as con:
             found = con.execute(self._sql.select_answered()).fetchall() if self._columns(con, self._sql.table) else []
         yield from found
+
+    def _swap_in_bounds(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
+        """Give DuckDB little memory, and more where rows are too long; its own limit is most of the machine's."""
+        if "memory_limit" in self._hook.get_connect_config():
+            return self._swap(con, batch_ids, staged)
+        for limit in (_MEMORY_MB << doubling for doubling in range(_DOUBLINGS)):
+            con.execute(f"SET memory_limit = '{limit}MB'")
+            try:
+                return self._swap(con, batch_ids, staged)
+            except (duckdb.OutOfMemoryException, duckdb.TransactionException):
+                log.info("The rows are too long for %d MB of memory; taking twice as much.", limit)
+        return self._swap(con, batch_ids, staged)
 
     def _swap(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
         with pa.OSFile(str(staged)) as source, _transaction(con):
             con.execute(self._sql.delete(len(batch_ids)), list(batch_ids))
             con.register(_STAGED_ROWS, pa.ipc.open_stream(source))
             con.execute(self._sql.insert_from(_STAGED_ROWS))
-
-    def _bound_memory(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Let DuckDB keep what is not committed on disk; by default it takes 80 % of the machine's memory."""
-        if "memory_limit" not in self._hook.get_connect_config():
-            con.execute(f"SET memory_limit = '{_MEMORY}'")
 
     def _define(self, con: duckdb.DuckDBPyConnection) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
@@ -129,9 +137,9 @@ class DuckDBWriter:
         return all(self._columns(con, view) for view in self._sql.views(()))
 
     @contextmanager
-    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _open(self, group_rows: int = _GROUP_ROWS) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
-            with closing(self._connect()) as con:
+            with closing(self._connect(group_rows)) as con:
                 # Else a table that is missing is taken for a variable of ours that has its name.
                 con.execute("SET python_enable_replacements = false")
                 yield con
@@ -139,12 +147,12 @@ class DuckDBWriter:
             cls = Misconfigured if isinstance(error, _MISTAKES) else WarehouseUnavailable
             raise cls(f"DuckDB could not use connection {self._hook.get_conn_id()!r}: {_first_line(error)}.") from None
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
+    def _connect(self, group_rows: int) -> duckdb.DuckDBPyConnection:
         """Open the file; while another process holds it, wait for it."""
         waited = 0.0
         while True:
             try:
-                con: duckdb.DuckDBPyConnection = self._hook.get_conn()
+                return self._connect_once(group_rows)
             except duckdb.IOException as error:
                 if "Could not set lock" not in str(error) or waited >= _PATIENCE:
                     raise
@@ -153,8 +161,30 @@ class DuckDBWriter:
                 pause = min(0.1 + waited / 10, 2.0)
                 time.sleep(pause)
                 waited += pause
-            else:
-                return con
+
+    def _connect_once(self, group_rows: int) -> duckdb.DuckDBPyConnection:
+        if self._is_file and group_rows < _GROUP_ROWS:
+            with suppress(duckdb.BinderException, duckdb.InvalidInputException, duckdb.OperationalError):
+                return self._attach(group_rows)
+        con: duckdb.DuckDBPyConnection = self._hook.get_conn()
+        return con
+
+    def _attach(self, group_rows: int) -> duckdb.DuckDBPyConnection:
+        """Open the file so that long rows are written in small groups: DuckDB holds a whole group in memory."""
+        con: duckdb.DuckDBPyConnection = duckdb.connect(config=self._hook.get_connect_config())
+        try:
+            self._hook.load_extensions(con)
+            con.execute(f"ATTACH {_literal(self._database)} (ROW_GROUP_SIZE {group_rows})")
+            (name,) = con.execute("SELECT database_name FROM duckdb_databases() WHERE path IS NOT NULL").fetchone() or (
+                "",
+            )
+            con.execute(f"USE {quote(name)}")
+            if "temp_directory" not in self._hook.get_connect_config():
+                con.execute(f"SET temp_directory = {_literal(self._database + '.tmp')}")
+        except duckdb.Error:
+            con.close()
+            raise
+        return con
 
 
 @contextmanager
@@ -169,11 +199,18 @@ def _transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def _stage(rows: Iterable[Row], columns: Sequence[Column], path: Path) -> None:
+def _stage(rows: Iterable[Row], columns: Sequence[Column], path: Path) -> int:
+    """Write the rows down, and return how many of them fill a group where they are longest."""
     schema = pa.schema([(column.name, _STAGED[column.kind]) for column in columns])
+    longest = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
         for chunk in _chunks(rows):
-            stream.write_batch(_record_batch(chunk, schema))
+            batch = _record_batch(chunk, schema)
+            stream.write_batch(batch)
+            longest = max(longest, batch.nbytes // len(chunk))
+    vectors = _GROUP_BYTES // max(longest, 1) // _VECTOR_ROWS
+    is_small = path.stat().st_size <= _GROUP_BYTES
+    return _GROUP_ROWS if is_small else min(max(vectors, 1) * _VECTOR_ROWS, _GROUP_ROWS)
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -191,11 +228,24 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _record_batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:
-    columns = zip(*(row.cells() for row in rows), strict=True)
+    columns = zip(*map(Row.cells, rows), strict=True)
     return pa.RecordBatch.from_arrays(
-        [pa.array(cells, field.type) for cells, field in zip(columns, schema, strict=True)], schema=schema
+        [_array(cells, field.type) for cells, field in zip(columns, schema, strict=True)], schema=schema
     )
 
 
+def _array(cells: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+    """Turn a column into Arrow; what all rows of a batch share, such as its moments, is turned once."""
+    first = cells[0]
+    if isinstance(first, str | datetime) and cells.count(first) == len(cells):
+        return pa.repeat(pa.scalar(first, kind), len(cells))
+    return pa.array(cells, kind)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return _TOKEN.sub(r"\1***", said)

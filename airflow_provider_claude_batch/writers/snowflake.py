@@ -12,7 +12,7 @@ from snowflake.connector import errors
 
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import Column, Kind, Row
-from airflow_provider_claude_batch.writers import Retryable
+from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.parquet import write_files
 from airflow_provider_claude_batch.writers.table import Dialect, Part, Statements, Table
 
@@ -75,8 +75,8 @@ class SnowflakeWriter:
             found = _bound(cursor, self._sql.select_retryable(len(batch_ids)), batch_ids).fetchall()
         yield from found
 
-    def answered(self) -> Iterator[tuple[str, str]]:
-        """Read which requests have a usable answer, by id and hash."""
+    def answered(self) -> Iterator[Answer]:
+        """Read which requests have a usable answer, by id and hash, and since when."""
         with self._open() as cursor:
             is_there = bool(_columns(cursor, self._sql.table))
             found = cursor.execute(self._sql.select_answered()).fetchall() if is_there else []

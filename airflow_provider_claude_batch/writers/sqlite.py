@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import Column, Kind, Row
-from airflow_provider_claude_batch.writers import Retryable
+from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, refuse_missing_folder
 
 _PATIENCE = 600.0
@@ -60,8 +60,8 @@ class SQLiteWriter:
             found = con.execute(self._sql.select_retryable(len(batch_ids)), batch_ids).fetchall()
         yield from found
 
-    def answered(self) -> Iterator[tuple[str, str]]:
-        """Read which requests have a usable answer, by id and hash."""
+    def answered(self) -> Iterator[Answer]:
+        """Read which requests have a usable answer, by id and hash, and since when."""
         with self._open() as con:
             found = con.execute(self._sql.select_answered()).fetchall() if self._columns(con) else []
         yield from found

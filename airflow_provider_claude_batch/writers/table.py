@@ -132,10 +132,11 @@ class Statements:
         )
 
     def select_answered(self) -> str:
-        """Read which requests have a usable answer."""
-        wanted = ", ".join(map(self._name, ("custom_id", "request_hash")))
+        """Read which requests have a usable answer, and since when."""
+        pair = ", ".join(map(self._name, ("custom_id", "request_hash")))
         known = f"{self._name('request_hash')} IS NOT NULL"
-        return f"SELECT DISTINCT {wanted} FROM {self.table} WHERE {self._usable} AND {known}"
+        since = f"MIN({self._name('loaded_at')})"
+        return f"SELECT {pair}, {since} FROM {self.table} WHERE {self._usable} AND {known} GROUP BY {pair}"
 
     @property
     def _usable(self) -> str:

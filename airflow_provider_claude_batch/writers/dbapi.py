@@ -1,0 +1,182 @@
+"""Any other database: rows are staged on disk, then swapped by executemany, in the SQL that SQLAlchemy spells."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.pool import NullPool
+
+from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.row import Column, Row
+from airflow_provider_claude_batch.writers import Answer, Retryable
+from airflow_provider_claude_batch.writers.portable import (
+    AddColumn,
+    CreateView,
+    Definition,
+    DropView,
+    Found,
+    is_usable,
+)
+from airflow_provider_claude_batch.writers.spool import read_spool, write_spool
+from airflow_provider_claude_batch.writers.table import Table
+
+_BATCHES = 500  # Oracle takes 1,000 values in a list, SQL Server 2,100 in a statement
+_TRIES = 6
+_MISTAKES = (exc.ProgrammingError, exc.IntegrityError, exc.DataError, exc.NotSupportedError)
+_LASTING = re.compile(
+    r"denied|authenticat|password|permission|privilege|unknown database|no such (table|column)|read.?only|packet",
+    re.IGNORECASE,
+)
+_PASSING = re.compile(r"lock|serializ|concurrent", re.IGNORECASE)
+_ANYTHING = re.compile("")
+_QUOTED = re.compile(r"""(?<!\w)(["'`])(.*\1|.*)""", re.DOTALL)
+
+log = logging.getLogger(__name__)
+
+
+class DbApiWriter:
+    """Write rows into one table of any database that Airflow has a DbApiHook for, and SQLAlchemy a dialect."""
+
+    def __init__(self, hook: Any, table: Table, columns: Sequence[Column]) -> None:
+        if not hasattr(hook, "get_sqlalchemy_engine"):
+            conn_type = getattr(hook, "conn_type", type(hook).__name__)
+            raise Misconfigured(f"There is no writer for connections of type {conn_type!r}: name one of a database.")
+        self._hook = hook
+        self._columns = tuple(columns)
+        with self._told():
+            options = {"creator": hook.get_conn, "poolclass": NullPool, "hide_parameters": True}
+            self._engine: sa.Engine = hook.get_sqlalchemy_engine(options)
+        self._definition = Definition(table, columns, self._engine.dialect)
+
+    def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
+        """Replace the rows of the batches; a crash leaves the old rows or the new, where there are transactions."""
+        log.warning(
+            "Connection %r is of a database that has no bulk path of its own here: rows are inserted by executemany.",
+            self._hook.get_conn_id(),
+        )
+        with TemporaryDirectory(prefix="claude_batch_") as folder:
+            spool = Path(folder, "rows.msgpack")
+            write_spool(rows, spool)
+            with self._told():
+                _again(self._create)
+                self._show()
+                _again(lambda: self._swap(batch_ids, spool), when=_PASSING)
+
+    def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
+        """Read which requests of the batches may be tried again."""
+        found: list[Retryable] = []
+        with self._told(), self._engine.connect() as con:
+            table = self._definition.table(self._columns_of(con))
+            wanted = sa.select(table.c.custom_id, table.c.problem, table.c.output_tokens)
+            wanted = wanted.where(table.c.retryable, table.c.custom_id.is_not(None))
+            for ids in _slices(batch_ids):
+                found += (tuple(row) for row in con.execute(wanted.where(table.c.batch_id.in_(ids))))
+        yield from sorted(found, key=lambda row: row[0])
+
+    def answered(self) -> Iterator[Answer]:
+        """Read which requests have a usable answer, by id and hash, and since when."""
+        answered: list[Answer] = []
+        with self._told(), self._engine.connect() as con:
+            if found := self._columns_of(con):
+                table = self._definition.table(found)
+                pair = (table.c.custom_id, table.c.request_hash)
+                wanted = sa.select(*pair, sa.func.min(table.c.loaded_at)).group_by(*pair)
+                wanted = wanted.where(is_usable(table), table.c.request_hash.is_not(None))
+                answered += ((row[0], row[1], row[2]) for row in con.execute(wanted))
+        yield from answered
+
+    def _swap(self, batch_ids: Sequence[str], spool: Path) -> None:
+        with self._engine.begin() as con:
+            table = self._definition.table(self._columns_of(con))
+            for ids in _slices(batch_ids):
+                con.execute(table.delete().where(table.c.batch_id.in_(ids)))
+            for chunk in read_spool(spool, self._columns):
+                con.execute(table.insert(), [self._definition.values(cells) for cells in chunk])
+
+    def _create(self) -> None:
+        """Bring the table to today's columns, where it has not got them."""
+        with self._engine.begin() as con:
+            found = self._columns_of(con)
+            missing = self._definition.missing(found)
+            table = self._definition.table(found)
+            if not found:
+                con.execute(sa.schema.CreateTable(table))
+            for name in missing if found else ():
+                con.execute(AddColumn(table.c[name]))
+
+    def _show(self) -> None:
+        """Create the views; a database without them, or one that does not let us, is loaded all the same."""
+        try:
+            _again(self._create_views)
+        except exc.DBAPIError as error:
+            log.warning("The views beside the table cannot be created: %s.", _sentence(error))
+
+    def _create_views(self) -> None:
+        with self._engine.begin() as con:
+            found = self._columns_of(con)
+            views = self._definition.views(self._definition.table(found))
+            shown = {view: self._columns_of(con, view.name).keys() for view in views}
+            if all(columns == found.keys() for columns in shown.values()):
+                return
+            for view in reversed([view for view in views if shown[view]]):
+                con.execute(DropView(view))
+            for view, select in views.items():
+                con.execute(CreateView(view, select))
+
+    def _columns_of(self, con: sa.Connection, name: str | None = None) -> Found:
+        """Return the columns of the table, or of a view, by our names where they are ours."""
+        try:
+            columns = sa.inspect(con).get_columns(name or self._definition.name, self._definition.schema)
+        except exc.NoSuchTableError:
+            return {}
+        return self._definition.named(columns)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.NoSuchModuleError as error:
+            raise Misconfigured(f"SQLAlchemy has no dialect for {self._where()}: {_sentence(error)}.") from None
+        except exc.SQLAlchemyError as error:
+            cls = WarehouseUnavailable if _may_pass(error) else Misconfigured
+            raise cls(f"The database could not use {self._where()}: {_sentence(error)}.") from None
+
+    def _where(self) -> str:
+        return f"connection {self._hook.get_conn_id()!r}"
+
+
+def _again(step: Callable[[], None], when: re.Pattern[str] = _ANYTHING) -> None:
+    """Try a step again that another load was in the way of: what it finds then may leave nothing to do."""
+    for attempt in range(_TRIES):
+        try:
+            step()
+        except exc.DBAPIError as error:
+            if attempt == _TRIES - 1 or not when.search(_sentence(error)):
+                raise
+            time.sleep(2.0**attempt / 20)
+        else:
+            return
+
+
+def _may_pass(error: exc.SQLAlchemyError) -> bool:
+    if not isinstance(error, exc.DBAPIError) or isinstance(error, _MISTAKES):
+        return False
+    return not _LASTING.search(_sentence(error))
+
+
+def _sentence(error: exc.SQLAlchemyError) -> str:
+    """Say what the driver said, without anything quoted: it may be a part of an answer."""
+    told = error.orig.args if isinstance(error, exc.DBAPIError) and error.orig else error.args
+    texts = (part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in told)
+    return _QUOTED.sub("…", " ".join(texts)).strip().partition("\n")[0] or type(error).__name__
+
+
+def _slices(batch_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (batch_ids[start : start + _BATCHES] for start in range(0, len(batch_ids), _BATCHES))

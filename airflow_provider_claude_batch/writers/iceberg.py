@@ -1,0 +1,276 @@
+"""Iceberg: rows become data files that nobody sees, and one commit puts them in the place of the old ones."""
+
+import logging
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import sqlalchemy.exc
+from pyiceberg import exceptions, types
+from pyiceberg.expressions import And, EqualTo, In, IsNull, NotNull
+from pyiceberg.io.pyarrow import _dataframe_to_data_files
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table as IcebergTable
+
+from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.row import Column, Kind, Row
+from airflow_provider_claude_batch.writers import Answer, Retryable
+from airflow_provider_claude_batch.writers.table import Part, Table
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_CHUNK_ROWS = 10_000
+_CHUNK_CHARS = 16_000_000
+_FILE_BYTES = 64_000_000  # of Arrow; a data file is shorter
+_OWN_FILE_BYTES = 4_000_000
+_TRIES = 10
+_BATCHES = 200  # of more, PyIceberg no longer asks a manifest which files may hold them
+_PROPERTIES = {
+    "format-version": "2",
+    # With its bounds whole, a file of one batch is dropped by what the manifest says of it, without reading it.
+    "write.metadata.metrics.column.batch_id": "full",
+}
+_TYPES: dict[Kind, types.IcebergType] = {
+    "text": types.StringType(),
+    "bigint": types.LongType(),
+    "double": types.DoubleType(),
+    "boolean": types.BooleanType(),
+    "date": types.DateType(),
+    "timestamp": types.TimestamptzType(),
+    "decimal": types.DecimalType(38, 9),
+    "money": types.DecimalType(18, 12),
+    "json": types.StringType(),
+}
+_STAGED: dict[Kind, pa.DataType] = {
+    "text": pa.large_string(),
+    "bigint": pa.int64(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "decimal": pa.decimal128(38, 9),
+    "money": pa.decimal128(18, 12),
+    "json": pa.large_string(),
+}
+_CONFLICTS = (exceptions.CommitFailedException, exceptions.ValidationException, exceptions.WaitingForLockException)
+_PASSING = (
+    *_CONFLICTS,
+    exceptions.CommitStateUnknownException,
+    exceptions.ServerError,
+    exceptions.ServiceUnavailableError,
+    exceptions.AuthorizationExpiredError,
+    sqlalchemy.exc.OperationalError,
+    OSError,
+)
+_LASTING = (
+    exceptions.RESTError,
+    exceptions.NamespaceAlreadyExistsError,
+    exceptions.NoSuchNamespaceError,
+    exceptions.NoSuchPropertyException,
+    exceptions.NoSuchTableError,
+    exceptions.NotInstalledError,
+    exceptions.SignError,
+    exceptions.ValidationError,
+    sqlalchemy.exc.SQLAlchemyError,
+    pa.ArrowException,
+    ImportError,
+    NotImplementedError,
+    ValueError,
+)
+
+log = logging.getLogger(__name__)
+
+
+class IcebergWriter:
+    """Write rows into one table of an Iceberg catalog."""
+
+    def __init__(self, hook: Any, table: Table, columns: Sequence[Column]) -> None:
+        self._hook = hook
+        self._table = table
+        self._columns = tuple(columns)
+        parts = table.parts if len(table.parts) > 1 else (Part("default"), *table.parts)
+        self._identifier = tuple(str(part) if part.is_exact else part.lower() for part in parts)
+
+    def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
+        """Replace the rows of the batches in one commit; a crash leaves the old rows or the new."""
+        with TemporaryDirectory(prefix="claude_batch_") as folder:
+            staged = Path(folder, "rows.arrow")
+            _stage(rows, self._columns, staged)
+            with self._told():
+                self._swap(batch_ids, staged)
+
+    def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
+        """Read which requests of the batches may be tried again."""
+        with self._told():
+            table = self._load()
+            name = self._names(table)
+            wanted = And(
+                EqualTo(name["retryable"], True), NotNull(name["custom_id"]), In(name["batch_id"], list(batch_ids))
+            )
+            fields = (name["custom_id"], name["problem"], name["output_tokens"])
+            found = sorted(_read(table, wanted, fields), key=lambda row: row[0])
+        yield from found
+
+    def answered(self) -> Iterator[Answer]:
+        """Read which requests have a usable answer, by id and hash, and since when."""
+        found: dict[tuple[str, str], datetime] = {}
+        with self._told():
+            if self._hook.catalog.table_exists(self._identifier):
+                table = self._load()
+                name = self._names(table)
+                wanted = And(
+                    EqualTo(name["status"], "succeeded"), IsNull(name["problem"]), NotNull(name["request_hash"])
+                )
+                fields = (name["custom_id"], name["request_hash"], name["loaded_at"])
+                for custom_id, request_hash, since in _read(table, wanted, fields):
+                    found[custom_id, request_hash] = min(since, found.get((custom_id, request_hash), since))
+        yield from ((*pair, since) for pair, since in found.items())
+
+    def _swap(self, batch_ids: Sequence[str], staged: Path) -> None:
+        """Commit; where another commit came in between, look again at what there is, and commit again."""
+        layout, files = None, []
+        for attempt in range(_TRIES):
+            try:
+                table = self._define()
+                if layout != _layout(table):
+                    layout, files = _layout(table), list(self._write(table, staged))
+                self._commit(table, batch_ids, files)
+            except _CONFLICTS as conflict:
+                if attempt == _TRIES - 1:
+                    raise
+                log.info("Another commit came in between (%s); trying again.", type(conflict).__name__)
+                time.sleep(min(2.0**attempt / 10, 10.0) * (0.5 + random.random()))  # noqa: S311
+            else:
+                return
+
+    def _commit(self, table: IcebergTable, batch_ids: Sequence[str], files: Sequence[Any]) -> None:
+        # Left to itself, pyiceberg would commit again without looking for rows of ours that came in between.
+        table.metadata.properties["commit.retry.num-retries"] = "0"
+        name = self._names(table)["batch_id"]
+        old = {found for (found,) in _read(table, In(name, list(batch_ids)), (name,))}
+        change = table.transaction()
+        for ids in _slices(sorted(old)):
+            change.delete(In(name, ids))
+        if files:
+            with change.update_snapshot().fast_append() as added:
+                for file in files:
+                    added.append_data_file(file)
+        change.commit_transaction()
+
+    def _write(self, table: IcebergTable, staged: Path) -> Iterator[Any]:
+        """Write data files, partitioned as the table is; until they are committed, nobody sees them."""
+        names = self._names(table)
+        for chunk in _files(staged):
+            renamed = chunk.rename_columns([names[name] for name in chunk.column_names])
+            yield from _dataframe_to_data_files(table_metadata=table.metadata, df=renamed, io=table.io)
+
+    def _define(self) -> IcebergTable:
+        """Return the table, with today's columns."""
+        try:
+            table = self._load()
+        except exceptions.NoSuchTableError:
+            table = self._create()
+        found = {field.name: field.field_type for field in table.schema().fields}
+        for column in self._columns:
+            there, wanted = found.get(self._names(table)[column.name]), _TYPES[column.kind]
+            if there not in {None, wanted}:
+                raise Misconfigured(
+                    f"Column {column.name} of {self._table} is {there}, and rows need {wanted}: choose another table, "
+                    "or change the column."
+                )
+        missing = [column for column in self._columns if self._names(table)[column.name] not in found]
+        if missing:
+            with table.update_schema() as update:
+                for column in missing:
+                    update.add_column((column.name,), _TYPES[column.kind])
+        return table
+
+    def _create(self) -> IcebergTable:
+        fields = [types.NestedField(n, c.name, _TYPES[c.kind], required=False) for n, c in enumerate(self._columns, 1)]
+        self._hook.catalog.create_namespace_if_not_exists(self._identifier[:-1])
+        return self._hook.catalog.create_table_if_not_exists(self._identifier, Schema(*fields), properties=_PROPERTIES)
+
+    def _load(self) -> IcebergTable:
+        return self._hook.catalog.load_table(self._identifier)
+
+    def _names(self, table: IcebergTable) -> dict[str, str]:
+        """Return how the table names our columns: the engines that read it take capitals for small letters."""
+        found = {name.lower(): name for name in table.schema().column_names}
+        return {column.name: found.get(column.name.lower(), column.name) for column in self._columns}
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (*_PASSING, *_LASTING) as error:
+            cls = WarehouseUnavailable if _may_pass(error) else Misconfigured
+            raise cls(f"Iceberg could not use connection {self._hook.conn_id!r}: {_sentence(error)}.") from None
+
+
+def _read(table: IcebergTable, wanted: Any, fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    for batch in table.scan(row_filter=wanted, selected_fields=fields).to_arrow_batch_reader():
+        yield from zip(*(batch.column(field).to_pylist() for field in fields), strict=True)
+
+
+def _layout(table: IcebergTable) -> tuple[Any, ...]:
+    """Tell what data files depend on."""
+    return table.metadata.table_uuid, table.metadata.current_schema_id, table.metadata.default_spec_id
+
+
+def _stage(rows: Iterable[Row], columns: Sequence[Column], path: Path) -> None:
+    schema = pa.schema([(column.name, _STAGED[column.kind]) for column in columns])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+        for chunk in _chunks(rows):
+            cells = zip(*(row.cells() for row in chunk), strict=True)
+            arrays = [pa.array(values, field.type) for values, field in zip(cells, schema, strict=True)]
+            stream.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Group rows of one batch; a few long answers fill a chunk as well as many short ones."""
+    chunk: list[Row] = []
+    chars = 0
+    for row in rows:
+        if chunk and (len(chunk) >= _CHUNK_ROWS or chars >= _CHUNK_CHARS or row.batch_id != chunk[0].batch_id):
+            yield chunk
+            chunk, chars = [], 0
+        chunk.append(row)
+        chars += len(row.text or "") + len(row.content or "")
+    if chunk:
+        yield chunk
+
+
+def _files(staged: Path) -> Iterator[pa.Table]:
+    """Put chunks together to what makes one data file: a batch has files of its own, but for small ones."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    with pa.OSFile(str(staged)) as source:
+        for chunk in pa.ipc.open_stream(source):
+            is_other = held and held[-1]["batch_id"][0] != chunk["batch_id"][0]
+            if size >= _FILE_BYTES or (is_other and max(size, chunk.nbytes) >= _OWN_FILE_BYTES):
+                yield pa.Table.from_batches(held)
+                held, size = [], 0
+            held.append(chunk)
+            size += chunk.nbytes
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _slices(batch_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (batch_ids[start : start + _BATCHES] for start in range(0, len(batch_ids), _BATCHES))
+
+
+def _may_pass(error: BaseException) -> bool:
+    is_final = isinstance(error, FileNotFoundError | PermissionError) or "denied" in str(error).lower()
+    return isinstance(error, _PASSING) and not is_final
+
+
+def _sentence(error: BaseException) -> str:
+    told = str(getattr(error, "orig", None) or error).strip()
+    return told.partition("\n")[0][:300].rstrip(".") or type(error).__name__
