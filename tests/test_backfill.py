@@ -84,8 +84,9 @@ def backfill(stack: Stack) -> list[dict[str, Any]]:
     stack.api.call("POST", "/backfills", json={**body, "max_active_runs": DAYS, "run_backwards": False})
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        runs = stack.api.get("/dags/week/dagRuns", limit=50, run_type="backfill")["dag_runs"]
-        if len(runs) == DAYS and all(run["state"] in {"success", "failed"} for run in runs):
+        every = stack.api.get("/dags/week/dagRuns", limit=50)["dag_runs"]
+        runs = [run for run in every if run["run_type"] == "backfill"]
+        if len(runs) == DAYS and all(run["state"] in {"success", "failed"} for run in every):
             return runs
         time.sleep(1)
     raise TimeoutError(json.dumps(stack.api.get("/dags/week/dagRuns", limit=50))[:2000])
