@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from airflow_provider_claude_batch.batch_queue import BatchQueue
     from airflow_provider_claude_batch.fan_out import shards
     from airflow_provider_claude_batch.operators import ClaudeBatchOperator, ClaudeBatchResultsOperator
     from airflow_provider_claude_batch.query import SqlRequests
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger
 
 __all__ = [
+    "BatchQueue",
     "ClaudeBatchOperator",
     "ClaudeBatchResultsOperator",
     "ClaudeBatchSensor",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BatchQueue": "batch_queue",
     "ClaudeBatchOperator": "operators",
     "ClaudeBatchResultsOperator": "operators",
     "ClaudeBatchSensor": "sensor",

@@ -160,6 +160,7 @@ class Notebook:
         self._memory = _Memory(memo or {})
         self._store: Store = self._memory if store is None else store
         self._me = uuid4().hex[:8]
+        self._has_claimed = False
 
     @classmethod
     def of(cls, context: Mapping[str, Any], memo: Mapping[str, Any] | None = None) -> "Notebook":
@@ -197,6 +198,7 @@ class Notebook:
     def take_over(self) -> Note | None:
         """Go on from what an earlier try wrote down; from here on it sends nothing more, should it be alive."""
         self._store.set(_CLAIM, self._me)
+        self._has_claimed = True
         note = self.read()
         if note is not None:
             before = note.cover.pages, note.cover.author
@@ -204,6 +206,13 @@ class Notebook:
             for number in range(before[0]):
                 self._store.delete(_page_key(before[1], number))
         return note
+
+    def has_sent_nothing(self) -> bool:
+        """Say whether no try has sent anything, and none that may still be alive will."""
+        if self._has_claimed:
+            self.check_claim()
+        note = self.read() if self._has_claimed else self.take_over()
+        return note is None or not note.any_sent
 
     def write(self, note: Note) -> None:
         """Write everything down, the cover last: what a crash leaves half written is not found."""

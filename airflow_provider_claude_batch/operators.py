@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
 from airflow_provider_claude_batch import connection, load, receipt, submit
+from airflow_provider_claude_batch.batch_queue import Drain, given_back
 from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import Misconfigured
@@ -41,7 +42,7 @@ class ClaudeBatchOperator(BaseOperator):
 
     :param requests: the requests, each a dict with ``custom_id`` and ``params``: a list, or the output of an upstream
         task, mapped or not (never rendered: ``{{ }}`` in a prompt stays text); a path or URI of a ``.jsonl``,
-        ``.jsonl.gz`` or ``.parquet`` file (templated); or ``SqlRequests`` (templated).
+        ``.jsonl.gz`` or ``.parquet`` file (templated); ``SqlRequests``, or ``drain()`` of a ``BatchQueue`` (templated).
     :param defaults: what goes under the params of every request; ``betas`` in it becomes a header. (templated)
     :param columns: a Pydantic model or a JSON schema that every answer has to fit: structured output is asked for.
     :param retry_of: the receipt of a load: only what can succeed on another try is submitted again.
@@ -100,12 +101,15 @@ class ClaudeBatchOperator(BaseOperator):
         """Submit, and return the receipt."""
         notebook = Notebook.of(context)
         may_have_sent = context["ti"].try_number > 1 and _is_forgetful(notebook)
-        return self._run(context, notebook, unremembered_since=_beginning(context) if may_have_sent else None)
+        with given_back(self.requests, _own_receipt(context), context["ti"], notebook):
+            return self._run(context, notebook, unremembered_since=_beginning(context) if may_have_sent else None)
 
     @final_errors
     def resume(self, context: "Context", event: dict[str, Any]) -> Any:
         """Go on after a pause."""
-        return self._run(context, Notebook.of(context, event["memo"]), resumed=True)
+        notebook = Notebook.of(context, event["memo"])
+        with given_back(self.requests, _own_receipt(context), context["ti"], notebook):
+            return self._run(context, notebook, resumed=True)
 
     def _run(
         self,
@@ -127,12 +131,22 @@ class ClaudeBatchOperator(BaseOperator):
             raise AirflowSkipException("There is nothing to send: no requests." if self.retry_of is None else _NO_RETRY)
         if isinstance(submitted, Pause):
             return self._defer(submitted, notebook)
+        if isinstance(self.requests, Drain) and self.retry_of is None:
+            self.requests.settle(submitted)
         return push(context, [submitted], many=False)
 
     def _read(self, context: "Context", retry: Retry | None) -> Iterator[Any]:
         """Open the source only when it is read: a task that has sent everything needs it no more."""
-        raw = open_source(self._given(context))
+        raw = self._open(context, retry)
         yield from raw if retry is None else retry.select(raw, Defaults.of(self.defaults))
+
+    def _open(self, context: "Context", retry: Retry | None) -> Iterator[Any]:
+        """Claim from a queue once; a retry reads what its first submission has claimed."""
+        if not isinstance(self.requests, Drain):
+            return open_source(self._given(context))
+        if retry is not None:
+            return self.requests.read_again(retry.lineage)
+        return self.requests.claim(_own_receipt(context), is_first_try=context["ti"].try_number == 1)
 
     def _given(self, context: "Context") -> Any:
         return open_argument(self.requests, context)

@@ -75,7 +75,7 @@ class SqlRequests(ResolveMixin):
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Run the query and stream its rows as requests; nothing of it stays open when the reader stops early."""
-        hook = _find_hook(self.conn_id)
+        hook = find_hook(self.conn_id)
         to_request = None
         for names, rows in self._blocks(hook):
             if to_request is None:
@@ -102,7 +102,7 @@ class SqlRequests(ResolveMixin):
                     rows = cursor.fetchmany(ROWS_AT_ONCE)
                     yield [column[0] for column in cursor.description or ()], rows
         except Exception as error:  # noqa: BLE001 - each driver has errors of its own, and no common root
-            raise _explained(error, self.conn_id) from None
+            raise explained(error, self.conn_id) from None
 
     def _to_request(self, names: Sequence[str], rows: Sequence[Any]) -> Callable[[Any], dict[str, Any]]:
         """Find the columns; a connection may be set to give rows as dicts."""
@@ -147,7 +147,8 @@ def find_connection(conn_id: str) -> Any:
         ) from None
 
 
-def _find_hook(conn_id: str) -> Any:
+def find_hook(conn_id: str) -> Any:
+    """Return the hook of a connection that takes SQL."""
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
     connection = find_connection(conn_id)
@@ -212,7 +213,8 @@ def _decoded(value: Any) -> Any:
         return value
 
 
-def _explained(error: Exception, conn_id: str) -> ClaudeBatchError:
+def explained(error: Exception, conn_id: str, what: str = "query") -> ClaudeBatchError:
+    """Make one error of ours of whatever a driver raises, without what stands in a row."""
     if isinstance(error, ClaudeBatchError):
         return error
     state = _state(error)
@@ -223,7 +225,7 @@ def _explained(error: Exception, conn_id: str) -> ClaudeBatchError:
             "connection if that does not help."
         )
     said = f": {_first_line(error)}" if _is_on_the_query(error, state) else ""
-    return Misconfigured(f"The query on connection {conn_id!r} fails ({kind}){said}. Mend it, then clear the task.")
+    return Misconfigured(f"The {what} on connection {conn_id!r} fails ({kind}){said}. Mend it, then clear the task.")
 
 
 def _is_final(error: Exception, state: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_provider_claude_batch.batch_queue import Drain
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.receipt import Part, Receipt, Source
 from airflow_provider_claude_batch.source import SqlRequests, open_source
@@ -30,20 +31,22 @@ class Roster:
 
     def _ids(self, receipt: Receipt) -> Iterator[str]:
         """Yield the ids of requests that were sent: each once, and none that was skipped."""
-        ids = filter(None, map(_custom_id, self._open(receipt.source or Source(), receipt.map_index)))
+        ids = filter(None, map(_custom_id, self._open(receipt.source or Source(), receipt)))
         if receipt.invalid is None:
             return ids
         skipped = {name for names in receipt.invalid.values() for name in names}
         return (custom_id for custom_id in dict.fromkeys(ids) if custom_id not in skipped)
 
-    def _open(self, source: Source, map_index: int) -> Iterator[Any]:
+    def _open(self, source: Source, receipt: Receipt) -> Iterator[Any]:
         if source.uri:
             return open_source(source.uri)
         if source.conn_id and source.sql and source.custom_id:
             ids = source.custom_id
             return open_source(SqlRequests(source.conn_id, source.sql, custom_id=ids, prompt=ids))
         if len(source.tasks) == 1:
-            return open_source(self._pull(source.tasks[0], map_index))
+            return open_source(self._pull(source.tasks[0], receipt.map_index))
+        if source.conn_id and source.queue:
+            return Drain(source.conn_id, source.queue).read_again(receipt)
         raise Misconfigured(f"{_CANNOT}their source cannot be read again.")
 
     def _pull(self, task_id: str, map_index: int) -> Any:

@@ -1,4 +1,4 @@
-"""Sources: where the requests of a submission come from: a list, a file anywhere, or a query."""
+"""Sources: where the requests of a submission come from: a list, a file anywhere, a query, or a queue."""
 
 import errno
 import gzip
@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
+from airflow_provider_claude_batch.batch_queue import BatchQueue, Drain
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, SourceUnavailable
 from airflow_provider_claude_batch.query import ROWS_AT_ONCE, Columns, SqlRequests, find_connection
 from airflow_provider_claude_batch.receipt import Source
@@ -54,6 +55,8 @@ def open_source(value: Any) -> Iterator[Any]:
         return value.read()
     if isinstance(value, str | PurePath | ObjectStoragePath):
         return _open_file(value)
+    if isinstance(value, BatchQueue | Drain):
+        raise Misconfigured("A queue is given to the operator itself, with its drain(): requests=queue.drain().")
     raise Misconfigured(f"{_TAKES}, and was given a {type(value).__name__}.")
 
 
@@ -64,6 +67,8 @@ def source_of(value: Any) -> Source | None:
         return Source(conn_id=value.conn_id, sql=value.sql if is_whole else None, custom_id=value.columns.custom_id)
     if isinstance(value, str | PurePath | ObjectStoragePath):
         return Source(uri=_absolute(_name(value)))
+    if isinstance(value, Drain):
+        return Source(conn_id=value.conn_id, queue=value.table)
     return None
 
 

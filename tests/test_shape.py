@@ -29,6 +29,9 @@ SUBJECT = {
 }
 EDGES = {"client", "shard", "estimate", "load", "writers"}
 AIRFLOW = {
+    "batch_queue",
+    "queue_session",
+    "queue_table",
     "connection",
     "fan_out",
     "forget",
@@ -73,6 +76,7 @@ HEAVY_HOMES = {
     "httpx2": {"client"},
     "duckdb": {"writers"},
     "pyarrow": {"writers", "source"},
+    "psycopg": {"writers"},
     "sqlite3": {"writers", "emulator"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},
