@@ -1,58 +1,59 @@
-"""Label the day's support tickets: submit, wait without a worker, load, and send again what failed."""
+"""For a support team that labels every message of the day, each night."""
 
 import random
-from typing import Any
+from typing import Any, Literal
 
 import pendulum
-from airflow.sdk import dag, task
+from airflow.sdk import BaseHook, dag, task
+from pydantic import BaseModel, Field
 
-from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor
+from airflow_provider_claude_batch import claude_batch
 
-DEFAULTS = {
-    "model": "claude-haiku-4-5",
-    "max_tokens": 64,
-    "system": "Label the ticket with one word: billing, technical, account or other.",
-}
-TABLE: dict[str, Any] = {"warehouse_conn_id": "warehouse", "table": "ticket_labels"}
-OPENINGS = ["Hello,", "Hi team!", "Good morning –", "URGENT:", "¡Buenas!", "Sorry to bother you again,", "こんにちは,"]
+OPENINGS = ["Hello,", "Hi team!", "URGENT:", "¡Buenas!", "Sorry to bother you again –", "こんにちは,"]
 COMPLAINTS = [
     "my {thing} was charged twice on the last invoice",
     "the {thing} export fails with error 502 since the update",
-    "I cannot log in to my account after changing the email of the {thing}",
-    "could you tell me when the {thing} ships to Réunion?",
+    "I cannot log in after changing the email of the {thing}",
     "the refund for the {thing} has not arrived, billing says 5–7 days",
     'the API answers "{{ quota_exceeded }}" for every {thing} call',
 ]
-THINGS = ["Pro plan", "team seat", "mobile app", "webhook", "storage add-on", "sandbox", "annual licence"]
+THINGS = ["Pro plan", "team seat", "mobile app", "webhook", "storage add-on", "annual licence"]
+SYSTEM = "You sort the messages of a software company's customers. Urgency 5: they cannot work, or they leave."
+DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 300, "system": SYSTEM}
+MORE: dict[str, Any] = {"retry_defaults": {"max_tokens": 1_000}, "shard_size": 150, "poke_interval": 5}
+TABLE: dict[str, Any] = {"warehouse_conn_id": "warehouse", "table": "ticket_labels"}
+
+
+class Label(BaseModel):
+    """What a support lead wants to know of a message."""
+
+    label: Literal["billing", "technical", "account", "other"]
+    urgency: int = Field(ge=1, le=5)
+    wants_refund: bool
+    summary: str
 
 
 @dag(schedule="0 23 * * *", start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False, tags=["claude-batch"])
 def ticket_labels() -> None:
-    """Answer every ticket of the day once, at half price."""
+    """Typed columns, ids that are unique though tickets repeat, a cap on batches, more room on a retry."""
 
     @task(show_return_value_in_logs=False)
-    def build_requests(tickets: int = 200) -> list[dict[str, Any]]:
-        """Make up the tickets; a real Dag reads them from where they are."""
-        chance = random.Random(2026)  # noqa: S311
-        texts = [
-            f"{chance.choice(OPENINGS)} {chance.choice(COMPLAINTS).replace('{thing}', chance.choice(THINGS))}. #{n}"
-            for n in range(tickets)
-        ]
-        return [
-            {"custom_id": f"ticket-{n:04}", "params": {"messages": [{"role": "user", "content": text}]}}
-            for n, text in enumerate(texts)
-        ]
+    def build_requests(messages: int = 200) -> list[dict[str, Any]]:
+        chance, requests = random.Random(2026), []  # noqa: S311
+        for n in range(messages):
+            text = f"{chance.choice(OPENINGS)} {chance.choice(COMPLAINTS).replace('{thing}', chance.choice(THINGS))}."
+            ticket = chance.randint(48_000, 48_150)  # who writes again, writes under the same ticket
+            params = {"messages": [{"role": "user", "content": text}]}
+            requests.append({"custom_id": f"ticket-{ticket}-{n:04}", "params": params})
+        return requests
 
-    requests = build_requests()
-    submit = ClaudeBatchOperator(task_id="submit", requests=requests, defaults=DEFAULTS)
-    wait = ClaudeBatchSensor(task_id="wait", batch=submit.output, poke_interval=5)
-    load = ClaudeBatchResultsOperator(task_id="load", batch=wait.output, **TABLE)
+    @task
+    def publish(receipt: Any) -> dict[str, int]:
+        sql = "SELECT label, count(*) FROM ticket_labels_latest WHERE submission = ? AND urgency >= 4 GROUP BY label"
+        return dict(BaseHook.get_hook("warehouse").get_records(sql, parameters=[receipt["submission"]]))
 
-    submit_again = ClaudeBatchOperator(
-        task_id="submit_again", requests=requests, defaults=DEFAULTS, retry_of=load.output
-    )
-    wait_again = ClaudeBatchSensor(task_id="wait_again", batch=submit_again.output, poke_interval=5)
-    ClaudeBatchResultsOperator(task_id="load_again", batch=wait_again.output, **TABLE)
+    labels = claude_batch("labels", requests=build_requests(), defaults=DEFAULTS, columns=Label, **TABLE, **MORE)
+    publish(labels.output)
 
 
 ticket_labels()

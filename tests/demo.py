@@ -1,4 +1,4 @@
-"""A real Airflow labels 200 tickets through an emulated Claude: `make demo` checks it, `make ui` leaves it running."""
+"""A real Airflow labels 200 messages through an emulated Claude: `make demo` checks it, `make ui` leaves it running."""
 
 import argparse
 import fcntl
@@ -29,8 +29,9 @@ HOME = REPO / ".airflow" / "demo"
 WAREHOUSE = HOME / "warehouse.duckdb"
 DAG = "ticket_labels"
 TABLE = "ticket_labels"
-TICKETS = 200
-STEPS = {"build_requests", "submit", "wait", "load"}
+MESSAGES = 200
+WAIT = "labels.wait"
+STEPS = {"build_requests", "labels.submit", WAIT, "labels.load", "labels.total", "publish"}
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -93,15 +94,15 @@ class Run:
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def see(self, task_instances: list[dict[str, Any]]) -> None:
-        """Remember the task instances, and `wait` while it is deferred: its trigger leaves no record afterwards."""
+        """Remember the task instances, and the wait while it is deferred: its trigger leaves no record afterwards."""
         self.task_instances = task_instances
         for ti in task_instances:
-            if ti["task_id"] == "wait" and ti["state"] == "deferred" and ti["trigger"] and ti["triggerer_job"]:
+            if ti["task_id"] == WAIT and ti["state"] == "deferred" and ti["trigger"] and ti["triggerer_job"]:
                 self.sightings[ti["trigger"]["id"]] = ti
 
     @property
     def progress(self) -> str:
-        """Return what is at work and how much is done: `wait deferred, 2 of 4 tasks done`."""
+        """Return what is at work and how much is done: `labels.wait deferred, 2 of 12 tasks done`."""
         active = [f"{_name(ti)} {ti['state']}" for ti in self.task_instances if ti["state"] and not ti["end_date"]]
         done = sum(ti["end_date"] is not None for ti in self.task_instances)
         return ", ".join([*active, f"{done} of {len(self.task_instances)} tasks done"])
@@ -114,7 +115,7 @@ class Run:
         return sorted(unfinished, key=lambda ti: ti["state"] != "failed")
 
     def seconds(self, *states: str) -> float:
-        """Return how long `wait` was in these states, by the audit log."""
+        """Return how long the wait was in these states, by the audit log."""
         moments = [(event["event"], datetime.fromisoformat(event["when"])) for event in self.events]
         spans = pairwise(moments)
         return sum((end - start).total_seconds() for (state, start), (_, end) in spans if state in states)
@@ -126,7 +127,7 @@ class Landed:
 
     rows: list[tuple[Any, ...]]
     statuses: list[tuple[int, str, int]]
-    tickets: int
+    messages: int
     succeeded: int
     cost: Decimal | None
     live_cost: Decimal | None
@@ -151,10 +152,12 @@ def fresh_home() -> Iterator[None]:
 
 
 def start_emulator(started: ExitStack) -> Emulator:
-    """Start an emulator whose batches take a while and where some requests fail, as on a usual night."""
+    """Start an emulator whose first batch takes a while and where some requests fail, as on a usual night."""
+    # Long enough that a busy machine sees the wait begin before the batch ends.
+    options = "--fault", "slow_batch:seconds=15", "--batch-seconds", "3", "--rate", "overloaded_error=0.03"
     try:
         with interruptions_held():
-            return started.enter_context(Emulator("--batch-seconds", "8", "--rate", "overloaded_error=0.03"))
+            return started.enter_context(Emulator(*options))
     except RuntimeError as error:
         raise DemoError(f"{error}") from error
 
@@ -175,7 +178,7 @@ def run_dag(stack: Stack, stage: Stage) -> Run:
         stack.check_running()
         run.see(task_instances)
         stage.say(run.progress)
-    run.events = stack.api.event_logs(DAG, run.run_id, "wait")
+    run.events = stack.api.event_logs(DAG, run.run_id, WAIT)
     return run
 
 
@@ -206,14 +209,14 @@ def _select_landed(run: Run) -> Landed:
         def select(columns: str, rest: str = "") -> list[tuple[Any, ...]]:
             return connection.execute(f"SELECT {columns} FROM {TABLE} WHERE run_id = ? {rest}", [run.run_id]).fetchall()
 
-        shown = "custom_id, status, model, text, input_tokens, output_tokens, cost_usd"
+        shown = "custom_id, status, label, urgency, wants_refund, cost_usd"
         rows = select(shown, "ORDER BY custom_id, attempt LIMIT 8")
         statuses = select("attempt, status, count(*)", "GROUP BY ALL ORDER BY attempt, 3 DESC")
-        [(tickets, succeeded, cost, live_cost)] = select(
+        [(messages, succeeded, cost, live_cost)] = select(
             "count(DISTINCT custom_id), count(DISTINCT custom_id) FILTER (status = 'succeeded'), "
             "sum(cost_usd), sum(live_cost_usd)"
         )
-    return Landed(rows, statuses, tickets, succeeded, cost, live_cost)
+    return Landed(rows, statuses, messages, succeeded, cost, live_cost)
 
 
 def show_tasks(run: Run) -> None:
@@ -244,14 +247,14 @@ def show_wait(run: Run) -> None:
 
 def show_rows(landed: Landed) -> None:
     title = f"{TABLE}: the first {len(landed.rows)} of {sum(count for _, _, count in landed.statuses)} rows"
-    headers = "custom_id", "status", "model", "text", "in", "out", "cost_usd"
+    headers = "custom_id", "status", "label", "urgency", "wants_refund", "cost_usd"
     table = Table(*headers, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in landed.rows:
         table.add_row(*(_shortened(value) for value in row))
     console.print(table)
     for attempt, statuses in groupby(landed.statuses, key=itemgetter(0)):
         console.print(f"Attempt {attempt}: " + ", ".join(f"{count} {status}" for _, status, count in statuses))
-    console.print(f"Tickets:   {landed.tickets}, of which {landed.succeeded} succeeded")
+    console.print(f"Messages:  {landed.messages}, of which {landed.succeeded} succeeded")
 
 
 def show_cost(landed: Landed) -> None:
@@ -286,16 +289,16 @@ def check_run(stack: Stack, run: Run) -> None:
 
 
 def check_wait(stack: Stack, run: Run) -> None:
-    lines = stack.api.task_log(DAG, run.run_id, "wait")
+    lines = stack.api.task_log(DAG, run.run_id, WAIT)
     if not run.seconds("deferred"):
-        raise DemoError("Airflow's audit log does not say that the task wait was deferred.", "\n".join(lines[-25:]))
+        raise DemoError(f"Airflow's audit log does not say that the task {WAIT} was deferred.", "\n".join(lines[-25:]))
     if not run.sightings:
-        raise DemoError("No triggerer was seen holding the task wait while it was deferred.", "\n".join(lines[-25:]))
+        raise DemoError(f"No triggerer was seen holding the task {WAIT} while it was deferred.", "\n".join(lines[-25:]))
 
 
 def check_landed(landed: Landed) -> None:
-    if landed.tickets != TICKETS:
-        raise DemoError(f"The table {TABLE} accounts for {landed.tickets} tickets, not {TICKETS}.")
+    if landed.messages != MESSAGES:
+        raise DemoError(f"The table {TABLE} accounts for {landed.messages} messages, not {MESSAGES}.")
     if landed.cost is None or landed.live_cost is None:
         raise DemoError(f"The table {TABLE} does not say what the batches cost.")
     if not landed.cost < landed.live_cost:
