@@ -85,9 +85,8 @@ class Submission:
         draft = Draft.read(raw, spool, self._order, as_of)
         note = self._reconcile(draft, noted)
         if note is None and noted is not None and self._order.answered is not None:
-            draft = Draft.read(
-                raw, spool, self._order, datetime.now(UTC)
-            )  # what was answered meanwhile is not asked anew
+            # What was answered meanwhile is not asked for anew.
+            draft = Draft.read(raw, spool, self._order, datetime.now(UTC))
         if note is not None and not resumed:
             _tell_found(note)
         if note is not None:
@@ -157,7 +156,8 @@ class Submission:
         """Stop what is obsolete, and never take it up again; only ids of our own note are touched."""
         noted.cover.obsolete = True
         self._notebook.save(noted)
-        log.warning("This is a new submission, in the place of one whose batches were paid: %s.", _named(noted))
+        if noted.any_sent:
+            log.warning("This is a new submission, in the place of one whose batches were paid: %s.", _named(noted))
         for batch_id in noted.ids:
             try:
                 if not self._client.retrieve(batch_id).ended:
