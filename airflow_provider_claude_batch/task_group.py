@@ -16,7 +16,7 @@ from airflow_provider_claude_batch.request import OnInvalid
 from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
 from airflow_provider_claude_batch.total import ClaudeBatchTotal
 
-_OF_THE_FIRST = ("preflight", "max_requests", "reuse_from")
+_OF_THE_FIRST = ("preflight", "prime_cache", "max_requests", "reuse_from")
 
 
 class Submitting(TypedDict, total=False):

@@ -39,6 +39,7 @@ class ClaudeBatchTotal(BaseOperator):
             raise AirflowSkipException("There is nothing to add up: nothing was submitted.")
         total = rounds.add_up(loaded)
         pushed = push(context, [total], many=False)
+        context["ti"].xcom_push("return_value", pushed)  # it is there for who goes on in spite of the verdict
         self._report(total)
         judge(total, self.max_error_rate)
         return pushed

@@ -6,7 +6,6 @@ import re
 import runpy
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,6 @@ FILES = sorted((ROOT / "example_dags").glob("*.py"))
 EMULATOR = ("--batch-seconds", "0")
 HEAVY = {"anthropic", "duckdb", "pandas", "pyarrow"}
 MONDAY = pendulum.datetime(2026, 1, 5)
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`dag.test()` sleeps for a second before each task that is only skipped, and these Dags have many."""
-    sleep = time.sleep
-
-    def sleep_unless_skipping(seconds: float) -> None:
-        caller = sys._getframe(1).f_globals["__name__"]
-        sleep(0.01 if caller == "airflow.sdk.definitions.dag" else seconds)
-
-    monkeypatch.setattr(time, "sleep", sleep_unless_skipping)
 
 
 @pytest.fixture

@@ -15,22 +15,23 @@ from airflow_provider_claude_batch.provider import get_provider_info
 
 MEASURE = """
 import json, sys, time
+start = time.perf_counter()
 import airflow.sdk
 airflow.sdk.task(lambda: None)  # what a Dag with a task of its own has loaded already
 before = time.perf_counter()
 import airflow_provider_claude_batch as package
 for name in package.__all__:
     getattr(package, name)
-milliseconds = (time.perf_counter() - before) * 1000
-print(json.dumps([milliseconds, sorted({name.split(".")[0] for name in sys.modules})]))
+share = (time.perf_counter() - before) / (before - start)
+print(json.dumps([share, sorted({name.split(".")[0] for name in sys.modules})]))
 """
 HEAVY = {"anthropic", "pyarrow", "duckdb", "fastapi", "starlette", "uvicorn"}
 
 
 def imported() -> tuple[float, set[str]]:
     output = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True).stdout
-    milliseconds, modules = json.loads(output.splitlines()[-1])
-    return milliseconds, set(modules)
+    share, modules = json.loads(output.splitlines()[-1])
+    return share, set(modules)
 
 
 def test_airflow_accepts_what_it_is_told() -> None:
@@ -60,7 +61,7 @@ def test_importing_the_package_alone_imports_neither_airflow_nor_anthropic() -> 
     assert run.stdout.strip() == "set()"
 
 
-def test_importing_all_public_classes_costs_less_than_50_ms_and_nothing_heavy() -> None:
+def test_importing_all_public_classes_costs_a_twentieth_of_airflows_own_import_and_nothing_heavy() -> None:
     runs = [imported() for _ in range(3)]
-    assert min(milliseconds for milliseconds, _ in runs) < 50
+    assert min(share for share, _ in runs) < 1 / 20
     assert runs[0][1] & HEAVY == set()

@@ -139,7 +139,7 @@ def test_only_the_total_is_judged_by_the_error_rate(emulator: Any, run_dag: Any,
     assert states(run)["labels.load"] == "success"
     assert states(run)["labels.total"] == "failed"
     assert "1 of 6 requests have no usable answer (16.7%)" in capfd.readouterr().out
-    assert xcom(run, "labels.total", key="claude_batch")["counts"] == {"succeeded": 5, "errored": 1}
+    assert xcom(run, "labels.total")["counts"] == {"succeeded": 5, "errored": 1}
 
 
 def test_a_round_that_fails_fails_the_total(emulator: Any, run_dag: Any, answers: Any) -> None:
@@ -227,7 +227,7 @@ def test_every_argument_reaches_its_task() -> None:
     made = pipeline(**given, **waited, columns=Label, conn_id="other", default_args={"retries": 7, "pool": "claude"})
     submit, again = made.get_task("labels.submit"), made.get_task("labels.submit_2")
     assert {name: getattr(submit, name) for name in given} == given
-    assert (again.preflight, again.max_requests) == (0, None)
+    assert (again.preflight, again.prime_cache, again.max_requests) == (0, False, None)
     assert {getattr(again, name) for name in ("shard_size", "on_invalid")} == {5, "skip"}
     for name in ("labels.wait", "labels.wait_2"):
         assert {key: getattr(made.get_task(name), key) for key in waited} == waited
