@@ -1,5 +1,6 @@
 """Tallies: what a load adds up while rows go by, for the receipt."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
@@ -10,6 +11,8 @@ from airflow_provider_claude_batch.receipt import INLINE_IDS, Receipt, UsageTota
 from airflow_provider_claude_batch.row import Row
 
 _COMMONEST = 5
+_DISTINCT_ERRORS = 1_000
+_VARIES = re.compile(r"\b[a-z]+_(?=\w*\d)\w{8,}|\b(?=[0-9a-f-]*\d)[0-9a-f-]{12,}\b|\d[\d,.]*\d\d")
 _TOKENS = UsageTotal.__struct_fields__
 
 
@@ -70,7 +73,7 @@ class Tally:
             live_cost_usd=_dollars(self.live_cost),
             saved_usd=_dollars(self.live_cost - self.cost),
             cache_hit_rate=hit_rate(usage),
-            errors=tuple(self.errors.most_common(_COMMONEST)),
+            errors=tuple(_alike(self.errors).most_common(_COMMONEST)),
         )
 
     def _add(self, row: Row) -> None:
@@ -81,9 +84,15 @@ class Tally:
         if row.retryable:
             self._add_retryable(row)
         if kind := row.error_type or (row.error_message and row.problem):
-            self.errors[f"{kind}: {row.error_message}"[:200]] += 1
+            self._add_error(f"{kind}: {row.error_message}"[:200])
         if row.model:
             self._add_message(row)
+
+    def _add_error(self, error: str) -> None:
+        """Count an error; of too many that differ, those that are alike become one, and the rarest are forgotten."""
+        self.errors[error] += 1
+        if len(self.errors) > _DISTINCT_ERRORS:
+            self.errors = Counter(dict(_alike(self.errors).most_common(_DISTINCT_ERRORS // 2)))
 
     def _add_retryable(self, row: Row) -> None:
         self.retryable += 1
@@ -107,6 +116,19 @@ class Tally:
             return
         self.cost += row.cost_usd
         self.live_cost += row.live_cost_usd
+
+
+def _alike(errors: Counter[str]) -> Counter[str]:
+    """Count errors as one that differ in ids and long numbers only: who reads them wants to know what happened."""
+    groups: dict[str, list[str]] = {}
+    for error in errors:
+        groups.setdefault(_VARIES.sub("…", error), []).append(error)
+    return Counter(
+        {
+            pattern if len(alike) > 1 else alike[0]: sum(errors[error] for error in alike)
+            for pattern, alike in groups.items()
+        }
+    )
 
 
 def _dollars(amount: Decimal) -> float:

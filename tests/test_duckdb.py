@@ -61,16 +61,48 @@ def test_a_memory_database_with_a_name_is_refused_too(monkeypatch):
 def test_rows_too_long_for_the_bounded_memory_are_loaded_all_the_same(duckdb_file, monkeypatch, caplog):
     from airflow_provider_claude_batch.writers import duckdb
 
-    monkeypatch.setattr(duckdb, "_MEMORY", "24MB")
+    monkeypatch.setattr(duckdb, "_MEMORY_MB", 24)
     load(*(row(custom_id=str(n), text=f"{n:08}" * 250_000) for n in range(20)))
-    assert "too long for 24MB" in caplog.text
+    assert "too long for 24 MB" in caplog.text
+    assert "too long for 192 MB" not in caplog.text
     assert duckdb_file.query("SELECT count(*), sum(length(text)) FROM t") == [(20, 40_000_000)]
+
+
+def test_long_rows_are_written_in_small_groups(duckdb_file, monkeypatch):
+    from airflow_provider_claude_batch.writers import duckdb
+
+    monkeypatch.setattr(duckdb, "_GROUP_BYTES", 1)
+    for text in ("old", "new"):
+        load(*(row(custom_id=str(n), text=text) for n in range(5_000)), table="marts.t")
+    groups = duckdb_file.query("SELECT max(count) FROM pragma_storage_info('marts.t')")
+    assert groups == [(2_048,)]
+    assert duckdb_file.query("SELECT text, count(*) FROM marts.t_latest GROUP BY text") == [("new", 5_000)]
+    assert [path.name for path in duckdb_file.path.parent.iterdir()] == [duckdb_file.path.name]
+
+
+@pytest.mark.parametrize("name", ["memory.duckdb", "system.db", "it's odd.duckdb", 'say "hi"'])
+@pytest.mark.parametrize("group_bytes", [1, 32_000_000])
+def test_a_file_may_have_any_name(duckdb_file, monkeypatch, name, group_bytes):
+    from airflow_provider_claude_batch.writers import duckdb
+
+    monkeypatch.setattr(duckdb, "_GROUP_BYTES", group_bytes)
+    duckdb_file.path = duckdb_file.path.with_name(name)
+    set_connection(monkeypatch, "duckdb", host=duckdb_file.path)
+    load(row(text="arrived"))
+    assert duckdb_file.query("SELECT text FROM t_latest") == [("arrived",)]
+
+
+def test_a_token_of_motherduck_stays_out_of_errors():
+    from airflow_provider_claude_batch.writers import duckdb
+
+    said = duckdb._first_line(RuntimeError("Cannot open 'md:mart?motherduck_token=secret&x=1'\nmore"))
+    assert said == "Cannot open 'md:mart?motherduck_token=***&x=1'"
 
 
 def test_the_users_own_memory_limit_is_left_alone(duckdb_file, monkeypatch):
     from airflow_provider_claude_batch.writers import duckdb
 
-    monkeypatch.setattr(duckdb, "_MEMORY", "not a size")
+    monkeypatch.setattr(duckdb, "_MEMORY_MB", -1)
     set_connection(monkeypatch, "duckdb", host=duckdb_file.path, extra={"memory_limit": "1GB"})
     load(row())
     assert ids(duckdb_file) == [("msgbatch_1", "a")]

@@ -65,6 +65,11 @@ def test_odd_characters_arrive_as_they_were_sent(token):
     assert text_of(message.content) == token
 
 
+def test_why_it_stopped_arrives_as_it_was_sent():
+    details = {"type": "refusal", "category": "cyber", "explanation": None}
+    assert json.loads(bytes(decode(line_of(stop_details=details).encode()).result.message.stop_details)) == details
+
+
 def test_half_of_a_surrogate_pair_does_not_lose_the_answer():
     line = line_of(content=[{"type": "text", "text": "fine \ud83d"}]).encode()
     assert rb"\ud83d" in line

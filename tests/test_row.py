@@ -94,6 +94,25 @@ def test_succeeded_is_not_the_same_as_usable(stop_reason, problem, retryable):
     assert (row.status, row.problem, row.retryable, row.usable) == ("succeeded", problem, retryable, problem is None)
 
 
+@pytest.mark.parametrize("details", [{"type": "refusal", "category": "cyber", "explanation": "No."}, None])
+def test_a_refusal_with_its_details_is_a_row_like_any_other(details):
+    row = row_of(line_of(stop_reason="refusal", stop_details=details, content=[]))
+    assert (row.status, row.problem, row.text) == ("succeeded", "refused", "")
+    assert (json.loads(row.stop_details) if row.stop_details else None) == details
+
+
+@pytest.mark.parametrize(
+    "broken", [b"\xff", rb"\ud83d", b"\xed\xa0\x80"], ids=["byte", "half a pair", "half a pair in UTF-8"]
+)
+def test_what_is_broken_in_an_answer_is_replaced_and_the_row_is_whole(broken):
+    row = row_of(
+        line_of(str(WireId("a", MARK, "hashed")), content=[{"type": "text", "text": "fine @"}]).replace(b"@", broken)
+    )
+    assert (row.status, row.custom_id, row.model, row.input_tokens) == ("succeeded", "a", "claude-haiku-4-5", 1_000)
+    assert row.text.startswith("fine ")
+    assert json.loads(row.content) == [{"type": "text", "text": row.text}]
+
+
 @pytest.mark.parametrize(
     ("error_type", "retryable"),
     [

@@ -96,3 +96,32 @@ def test_the_five_commonest_errors_are_named_with_their_counts():
 def test_a_long_error_is_cut_in_the_receipt():
     ((error, _),) = filled([failed("a", error_message="x" * 5_000)]).errors
     assert len(error) == 200
+
+
+@pytest.mark.parametrize(
+    ("message", "alike"),
+    [
+        ("prompt is too long: {n} tokens > 200000 maximum", "prompt is too long: … tokens > … maximum"),
+        ("Request req_011CSHoEe{n} failed", "Request … failed"),
+        ("no file 0f3a7c2e-1111-4a2b-9c3d-0000000{n}", "no file …"),
+    ],
+)
+def test_errors_that_differ_in_numbers_and_ids_are_counted_as_one(message, alike):
+    receipt = filled(failed(str(n), error_message=message.format(n=n)) for n in range(20_000, 20_003))
+    assert receipt.errors == ((f"overloaded_error: {alike}", 3),)
+
+
+def test_an_error_that_is_always_the_same_keeps_its_numbers():
+    said = "model: claude-haiku-4-5-20251001"
+    assert filled([failed("a", error_message=said)] * 3).errors == ((f"overloaded_error: {said}", 3),)
+
+
+def test_however_many_errors_differ_few_are_held_and_the_commonest_is_found():
+    words = (
+        f"{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10 % 10]}{'uvwxyzabcd'[n // 100 % 10]}{n // 1000}"
+        for n in range(9_000)
+    )
+    rows = (failed(str(n), error_message="busy" if n % 9 == 0 else word) for n, word in enumerate(words))
+    tally = tally_of(rows)
+    assert len(tally.errors) <= 1_000
+    assert tally.fill(Receipt("s")).errors[0] == ("overloaded_error: busy", 1_000)

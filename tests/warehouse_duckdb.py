@@ -13,7 +13,7 @@ class DuckDB:
     """Looks into the file with DuckDB itself."""
 
     kind, text, number, wrong = "duckdb", "VARCHAR", "BIGINT", "BOOLEAN"
-    grows = 450  # its own bounded pages
+    grows = 250  # its own bounded pages
 
     def __init__(self, path: Path) -> None:
         self.path = path

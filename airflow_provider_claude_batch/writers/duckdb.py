@@ -18,12 +18,12 @@ from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, quote, refuse_missing_folder
 
-_CHUNK_ROWS = 10_000
-_CHUNK_CHARS = 16_000_000
-_MEMORY_MB = 256
-_DOUBLINGS = 6
+_CHUNK_ROWS = 1_000
+_CHUNK_CHARS = 4_000_000
+_MEMORY_MB = 128
+_DOUBLINGS = 7
 _GROUP_ROWS, _VECTOR_ROWS = 122_880, 2_048
-_GROUP_BYTES = 64_000_000
+_GROUP_BYTES = 32_000_000
 _PATIENCE = 600.0
 _MISTAKES = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConstraintException, duckdb.ParserException)
 _TYPES: dict[Kind, str] = {
@@ -93,14 +93,18 @@ class DuckDBWriter:
 
     def _swap_in_bounds(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
         """Give DuckDB little memory, and more where rows are too long; its own limit is most of the machine's."""
-        if "memory_limit" in self._hook.get_connect_config():
+        settings = self._hook.get_connect_config()
+        if "threads" not in settings:
+            con.execute("SET threads = 1")  # more only wait for each other
+        if "memory_limit" in settings or not self._is_file:
             return self._swap(con, batch_ids, staged)
-        for limit in (_MEMORY_MB << doubling for doubling in range(_DOUBLINGS)):
+        *limits, last = (_MEMORY_MB << doubling for doubling in range(_DOUBLINGS))
+        for limit in limits:
             con.execute(f"SET memory_limit = '{limit}MB'")
-            try:
+            with suppress(duckdb.OutOfMemoryException, duckdb.TransactionException):
                 return self._swap(con, batch_ids, staged)
-            except (duckdb.OutOfMemoryException, duckdb.TransactionException):
-                log.info("The rows are too long for %d MB of memory; taking twice as much.", limit)
+            log.info("The rows are too long for %d MB of memory; taking twice as much.", limit)
+        con.execute(f"SET memory_limit = '{last}MB'")
         return self._swap(con, batch_ids, staged)
 
     def _swap(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
@@ -163,7 +167,7 @@ class DuckDBWriter:
                 waited += pause
 
     def _connect_once(self, group_rows: int) -> duckdb.DuckDBPyConnection:
-        if self._is_file and group_rows < _GROUP_ROWS:
+        if self._is_file and group_rows < _GROUP_ROWS and not self._hook.read_only:
             with suppress(duckdb.BinderException, duckdb.InvalidInputException, duckdb.OperationalError):
                 return self._attach(group_rows)
         con: duckdb.DuckDBPyConnection = self._hook.get_conn()
@@ -174,6 +178,7 @@ class DuckDBWriter:
         con: duckdb.DuckDBPyConnection = duckdb.connect(config=self._hook.get_connect_config())
         try:
             self._hook.load_extensions(con)
+            self._hook.configure_secrets(con)
             con.execute(f"ATTACH {_literal(self._database)} (ROW_GROUP_SIZE {group_rows})")
             (name,) = con.execute("SELECT database_name FROM duckdb_databases() WHERE path IS NOT NULL").fetchone() or (
                 "",
