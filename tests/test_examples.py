@@ -180,7 +180,7 @@ def test_digests_that_are_cut_off_are_not_sent_to_customers(emulator: Any, run_d
     emulator.fault("row", outcome="expired", match="customer-0001[0-9]", times=2)
     run = run_dag(example("email_digests"))
     assert run.state == "success"
-    assert [len(batch) for batch in sent(emulator)] == [1, 39, 1, 9, 1, 1]
+    assert [len(batch) for batch in sent(emulator)] == [1, 39, 10, 2]
     assert xcom(run, "send") == 39
     left = answers.query("SELECT custom_id, status, problem FROM email_digests_errors")
     assert left == [("customer-00007", "succeeded", "truncated")]
