@@ -24,7 +24,7 @@ from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchPause
-from airflow_provider_claude_batch.writers import answered_before
+from airflow_provider_claude_batch.writers import Answered
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
@@ -179,9 +179,9 @@ class ClaudeBatchOperator(BaseOperator):
             unremembered_since=unremembered_since,
         )
 
-    def _answered(self, moment: datetime) -> set[tuple[str, str]]:
+    def _answered(self, moment: datetime) -> Answered:
         conn_id, table = self.reuse_from or ("", "")
-        return answered_before(connection.open_warehouse(conn_id, table), moment)
+        return Answered(connection.open_warehouse(conn_id, table), moment)
 
     def _format(self) -> dict[str, Any] | None:
         from airflow_provider_claude_batch.client import output_format

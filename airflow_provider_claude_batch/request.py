@@ -45,6 +45,7 @@ class Request(msgspec.Struct, frozen=True):
     params: dict[str, Any]
     json: bytes
     digest: bytes
+    request_hash: str
 
 
 class Defaults(msgspec.Struct, frozen=True):
@@ -136,7 +137,7 @@ class Reading:
                 self._note(index, item, str(offence))
                 continue
             count += 1
-            if (request.custom_id, wire_id.request_hash_of(request.digest)) in self._answered:
+            if (request.custom_id, request.request_hash) in self._answered:
                 self.reused += 1
             else:
                 yield request
@@ -161,14 +162,17 @@ class Reading:
         if not _SUSPECT.isdisjoint(params):
             _refuse_suspects(params)
         _refuse_shapes(params)
-        json, digest = self._write(params, exact=exact)
+        json, content = self._write(params, exact=exact)
         if self._cached_system and "system" not in own:
             params["system"] = self._cached_system
             json = encode(params)
         if len(json) > MAX_BYTES - _ENVELOPE_BYTES:
             raise _Offence(f"one request of {len(json):,} bytes is more than a batch holds")
         self._seen.add(custom_id)
-        return Request(custom_id, packed, params["model"], params["max_tokens"], params, json, digest)
+        max_tokens = params["max_tokens"]
+        digest = hashlib.sha256(b"%d\n%b" % (max_tokens, content)).digest()
+        request_hash = wire_id.request_hash_of(content)
+        return Request(custom_id, packed, params["model"], max_tokens, params, json, digest, request_hash)
 
     def _formatted(self, config: Any) -> dict[str, Any]:
         try:
@@ -188,10 +192,11 @@ class Reading:
         return float(text)
 
     def _write(self, params: dict[str, Any], *, exact: bool) -> tuple[bytes, bytes]:
-        """Write params as they are sent, and hash what decides the answer."""
+        """Write params as they are sent, and hash what decides a whole answer: how long it may be does not."""
         try:
             json = encode(params)
-            canonical = _canonical(params, exact=exact and b'"cache_control"' not in json)
+            content = {key: value for key, value in params.items() if key != "max_tokens"}
+            canonical = _canonical(content, exact=exact and b'"cache_control"' not in json)
         except (TypeError, ValueError, RecursionError):
             raise _Offence(
                 "params cannot be written as JSON: keys must be texts, numbers finite, and nesting moderate"

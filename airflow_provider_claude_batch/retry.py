@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.receipt import Receipt, newest
 from airflow_provider_claude_batch.request import Defaults
 
 _NAMED = 10
@@ -23,10 +23,11 @@ class Retry(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, receipts: Sequence[Receipt], read_back: ReadBack) -> "Retry | None":
         """Collect the ids from the receipts, or from the table where there are too many; None where there are none."""
+        receipts = newest(receipts)
         if len({receipt.submission for receipt in receipts}) > 1:
             raise Misconfigured("retry_of= takes the receipts of one submission: map the retry like the submission.")
-        newest = max(receipt.attempt for receipt in receipts)
-        rounds = [receipt for receipt in receipts if receipt.attempt == newest]
+        last = max(receipt.attempt for receipt in receipts)
+        rounds = [receipt for receipt in receipts if receipt.attempt == last]
         used = {custom_id: tokens for receipt in rounds for custom_id, tokens in _retryable(receipt, read_back)}
         return cls(_next_attempt(receipts), used) if used else None
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from airflow_provider_claude_batch.receipt import Receipt, UsageTotal
+from airflow_provider_claude_batch.receipt import Receipt, UsageTotal, newest
 from airflow_provider_claude_batch.tally import hit_rate
 
 _COMMONEST = 5
@@ -14,6 +14,7 @@ _DIGITS = 6
 
 def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
     """Return one receipt for all rounds: a request that was sent again counts as it ended, and costs what all did."""
+    rounds = _of_this_life(rounds)
     every = [receipt for receipts in rounds for receipt in receipts]
     counts, problems, retryable = _outcomes(rounds)
     usage = _usage(every)
@@ -43,6 +44,18 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
         cache_hit_rate=hit_rate(usage),
         errors=_errors(every),
     )
+
+
+def _of_this_life(rounds: Sequence[Sequence[Receipt]]) -> list[list[Receipt]]:
+    """Leave out what a run that was cleared has said before: Airflow keeps the XComs of tasks that are skipped now."""
+    current = [newest(rounds[0])]
+    submissions = {receipt.submission for receipt in current[0]}
+    for receipts in rounds[1:]:
+        known = [receipt for receipt in receipts if receipt.submission in submissions]
+        if not known or not any(receipt.retryable for receipt in current[-1]):
+            break
+        current.append(known)
+    return current
 
 
 def _outcomes(rounds: Sequence[Sequence[Receipt]]) -> tuple[Counter[str], Counter[str], Counter[str]]:

@@ -18,6 +18,7 @@ from airflow_provider_claude_batch.row import COLUMNS, Column, Row
 from airflow_provider_claude_batch.writers import Writer
 
 MORNING = datetime(2026, 11, 21, 6, tzinfo=UTC)
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def row(batch_id: str = "msgbatch_1", custom_id: str | None = "a", **fields: Any) -> Row:

@@ -11,7 +11,7 @@ import requests
 from google.api_core import exceptions
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 from google.cloud import bigquery as google
-from loads import ids, row
+from loads import LATER, ids, row
 from loads import load_rows as load
 from warehouse import connect_warehouse, set_connection
 from warehouse_bigquery import PROJECT
@@ -84,7 +84,7 @@ def test_a_table_without_a_dataset_is_refused(dataset, monkeypatch):
 def test_a_dataset_is_not_created(dataset):
     with pytest.raises(Misconfigured, match="There is no dataset nowhere in project a-project: create it first"):
         load(row(), table="nowhere.t")
-    assert list(open_warehouse("warehouse", "nowhere.t").answered()) == []
+    assert list(open_warehouse("warehouse", "nowhere.t").answered(LATER)) == []
 
 
 @pytest.mark.parametrize(

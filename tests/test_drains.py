@@ -297,7 +297,7 @@ def test_mapped_drains_share_a_queue_and_their_retries_read_their_own(
     assert sorted(sent(emulator).values()) == [1, 1, 1, 2, 2]
     rows = answers.query("SELECT map_index, custom_id, status FROM answers")
     assert sorted(row[1] for row in rows) == IDS
-    assert Counter(row[0] for row in rows) == {0: 3, 1: 2}
+    assert sorted(Counter(row[0] for row in rows).values()) == [2, 3]
     missing = {row[1] for row in rows if row[2] == "missing"}
     assert {name for name, times in sent(emulator).items() if times == 2} == missing
 

@@ -65,7 +65,7 @@ def test_a_retry_carries_on_the_lineage_with_one_attempt_more():
 
 def test_receipts_of_several_submissions_are_refused():
     with pytest.raises(Misconfigured, match="one submission"):
-        Retry.of([loaded("a"), loaded("a", submission="sub_2")], never)
+        Retry.of([loaded("a", map_index=0), loaded("a", map_index=1, submission="sub_2")], never)
 
 
 def test_a_receipt_that_was_never_loaded_is_refused():

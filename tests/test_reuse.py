@@ -14,7 +14,6 @@ from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch import claude_batch
 from airflow_provider_claude_batch.request import Defaults, Reading
-from airflow_provider_claude_batch.wire_id import request_hash_of
 
 EMULATOR = ("--batch-seconds", "0")
 PLACE: dict[str, Any] = {"warehouse_conn_id": "warehouse", "table": "products"}
@@ -89,6 +88,23 @@ def test_what_failed_has_no_answer(emulator: Any, run_dag: Any, answers: Any) ->
     assert sent(emulator) == [["r-0", "r-1", "r-2"], ["r-1"]]
 
 
+def test_what_only_more_tokens_answered_is_an_answer(emulator: Any, run_dag: Any, answers: Any) -> None:
+    short = {"defaults": {**DEFAULTS, "max_tokens": 3}, "retry_defaults": {"max_tokens": 512}}
+    run_dag(nightly(some_requests(3), **short))
+    before = len(sent(emulator))
+    run = run_dag(nightly(some_requests(3), **short))
+    assert len(sent(emulator)) == before
+    assert xcom(run, "enrich.submit")["reused"] == 3
+
+
+def test_a_question_that_comes_back_is_asked_again_when_the_table_shows_another_answer(
+    emulator: Any, run_dag: Any, answers: Any
+) -> None:
+    for requests in (some_requests(1), changed(some_requests(1), 0), some_requests(1), some_requests(1)):
+        run_dag(nightly(requests))
+    assert sent(emulator) == [["r-0"], ["r-0"], ["r-0"]]
+
+
 def test_another_id_another_model_or_another_schema_is_another_question(
     emulator: Any, run_dag: Any, answers: Any
 ) -> None:
@@ -122,7 +138,7 @@ class Answers(dict[tuple[str, str], datetime]):
 
     def add(self, requests: Iterable[Any]) -> None:
         for request in Reading(requests, Defaults.of(DEFAULTS)):
-            self.setdefault((request.custom_id, request_hash_of(request.digest)), datetime.now(UTC))
+            self.setdefault((request.custom_id, request.request_hash), datetime.now(UTC))
 
     def __call__(self, moment: datetime) -> set[tuple[str, str]]:
         return {pair for pair, since in self.items() if since < moment}

@@ -5,13 +5,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
-from loads import MORNING, ids, row, start
+from loads import LATER, MORNING, ids, row, start
 from loads import load_rows as load
 
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.row import COLUMNS
-from airflow_provider_claude_batch.writers import answered_before
 
 NAMES = [column.name for column in COLUMNS]
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
@@ -108,7 +107,7 @@ def test_odd_names_name_a_table(warehouse, name):
     quoted = name if name.startswith('"') else f'"{name}"'
     assert warehouse.query(f"SELECT text FROM {quoted}") == [("second",)]
     assert warehouse.query(f'SELECT text FROM {quoted[:-1]}_latest"') == [("second",)]
-    assert [found[:2] for found in writer.answered()] == [("a", "h")]
+    assert list(writer.answered(LATER)) == [("a", "h")]
 
 
 def test_a_name_that_is_not_a_name_is_refused(warehouse):
@@ -181,28 +180,36 @@ def test_what_has_a_usable_answer_is_read_back_once(warehouse):
         row("two", "c", request_hash="h3", status="errored"),
         row("two", "d", request_hash=None),
     )
-    assert [found[:2] for found in writer.answered()] == [("a", "h1")]
+    assert list(writer.answered(LATER)) == [("a", "h1")]
 
 
-def test_an_answer_counts_since_it_was_first_loaded(warehouse):
+def test_an_answer_counts_once_it_is_loaded(warehouse):
     noon, night = MORNING + timedelta(hours=6), MORNING + timedelta(hours=18)
+    writer = load(row("one", "a", request_hash="h", loaded_at=noon), row("two", "b", request_hash="h", loaded_at=night))
+    assert list(writer.answered(noon)) == []
+    assert list(writer.answered(noon + timedelta(microseconds=1))) == [("a", "h")]
+    assert sorted(writer.answered(night + timedelta(hours=1))) == [("a", "h"), ("b", "h")]
+
+
+def test_the_answer_is_the_one_that_the_current_view_shows(warehouse):
+    noon = MORNING + timedelta(hours=6)
     writer = load(
-        row("one", "a", request_hash="h", loaded_at=noon),
-        row("two", "a", request_hash="h", loaded_at=night),
-        row("two", "b", request_hash="h", loaded_at=night),
+        row("one", "a", submission="sub_1", request_hash="old question"),
+        row("two", "a", submission="sub_2", request_hash="new question", loaded_at=noon),
+        row("three", "a", submission="sub_3", request_hash="failed", status="errored", loaded_at=noon),
+        row("four", "a", submission="sub_4", request_hash="of another task", submit_task="other"),
     )
-    assert answered_before(writer, noon) == set()
-    assert answered_before(writer, noon + timedelta(microseconds=1)) == {("a", "h")}
-    assert answered_before(writer, night + timedelta(hours=1)) == {("a", "h"), ("b", "h")}
+    assert sorted(writer.answered(LATER)) == [("a", "new question"), ("a", "of another task")]
+    assert sorted(writer.answered(noon)) == [("a", "of another task"), ("a", "old question")]
 
 
 def test_a_table_that_is_not_there_yet_has_no_answers(warehouse):
-    assert list(open_warehouse("warehouse", "t").answered()) == []
+    assert list(open_warehouse("warehouse", "t").answered(LATER)) == []
 
 
 def test_reading_back_holds_nothing_open(warehouse):
     writer = load(row(custom_id="a", retryable=True, request_hash="h"), row(custom_id="b", retryable=True))
-    for found in (writer.retryable(["msgbatch_1"]), writer.answered()):
+    for found in (writer.retryable(["msgbatch_1"]), writer.answered(LATER)):
         assert next(found)[0] == "a"
         warehouse.execute("UPDATE t SET text = 'written meanwhile'")
 

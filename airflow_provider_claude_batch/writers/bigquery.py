@@ -85,11 +85,11 @@ class BigQueryWriter:
         """Read which requests of the batches may be tried again."""
         yield from self._read(self._sql.select_retryable(1), batch_ids)
 
-    def answered(self) -> Iterator[Answer]:
-        """Read which requests have a usable answer, by id and hash, and since when."""
+    def answered(self, before: datetime) -> Iterator[Answer]:
+        """Read which requests had a usable answer at a moment, by id and hash."""
         with _explained(self._conn_id):
             is_there = bool(self._columns(self._table))
-        yield from self._read(self._sql.select_answered()) if is_there else ()
+        yield from self._read(self._sql.select_answered(before)) if is_there else ()
 
     def _connect(self, hook: Any) -> bigquery.Client:
         """Make a client as the hook of BigQuery does: a connection to Google Cloud as a whole has another hook."""

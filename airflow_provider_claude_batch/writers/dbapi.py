@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from airflow_provider_claude_batch.writers.portable import (
     Definition,
     DropView,
     Found,
-    is_usable,
+    select_answered,
 )
 from airflow_provider_claude_batch.writers.spool import read_spool, write_spool
 from airflow_provider_claude_batch.writers.table import Table
@@ -80,16 +81,13 @@ class DbApiWriter:
                 found += (tuple(row) for row in con.execute(wanted.where(table.c.batch_id.in_(ids))))
         yield from sorted(found, key=lambda row: row[0])
 
-    def answered(self) -> Iterator[Answer]:
-        """Read which requests have a usable answer, by id and hash, and since when."""
+    def answered(self, before: datetime) -> Iterator[Answer]:
+        """Read which requests had a usable answer at a moment, by id and hash."""
         answered: list[Answer] = []
         with self._told(), self._engine.connect() as con:
             if found := self._columns_of(con):
                 table = self._definition.table(found)
-                pair = (table.c.custom_id, table.c.request_hash)
-                wanted = sa.select(*pair, sa.func.min(table.c.loaded_at)).group_by(*pair)
-                wanted = wanted.where(is_usable(table), table.c.request_hash.is_not(None))
-                answered += ((row[0], row[1], row[2]) for row in con.execute(wanted))
+                answered += ((row[0], row[1]) for row in con.execute(select_answered(table, before)))
         yield from answered
 
     def _swap(self, batch_ids: Sequence[str], spool: Path) -> None:

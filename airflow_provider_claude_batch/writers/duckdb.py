@@ -25,7 +25,13 @@ _DOUBLINGS = 7
 _GROUP_ROWS, _VECTOR_ROWS = 122_880, 2_048
 _GROUP_BYTES = 32_000_000
 _PATIENCE = 600.0
-_MISTAKES = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConstraintException, duckdb.ParserException)
+_MISTAKES = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.ParserException,
+)
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
     "bigint": "BIGINT",
@@ -85,10 +91,11 @@ class DuckDBWriter:
             found = con.execute(self._sql.select_retryable(len(batch_ids)), list(batch_ids)).fetchall()
         yield from found
 
-    def answered(self) -> Iterator[Answer]:
-        """Read which requests have a usable answer, by id and hash, and since when."""
+    def answered(self, before: datetime) -> Iterator[Answer]:
+        """Read which requests had a usable answer at a moment, by id and hash."""
         with self._open() as con:
-            found = con.execute(self._sql.select_answered()).fetchall() if self._columns(con, self._sql.table) else []
+            is_there = bool(self._columns(con, self._sql.table))
+            found = con.execute(self._sql.select_answered(before)).fetchall() if is_there else []
         yield from found
 
     def _swap_in_bounds(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
@@ -252,5 +259,7 @@ def _literal(text: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, duckdb.ConversionException):
+        return "a value does not fit its column"  # which DuckDB would quote
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     return _TOKEN.sub(r"\1***", said)

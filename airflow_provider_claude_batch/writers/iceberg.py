@@ -3,16 +3,17 @@
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy.exc
 from pyiceberg import exceptions, types
-from pyiceberg.expressions import And, EqualTo, In, IsNull, NotNull
+from pyiceberg.expressions import And, EqualTo, In, IsNull, LessThan, NotNull
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
@@ -21,9 +22,6 @@ from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavail
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.table import Part, Table
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 _CHUNK_ROWS = 10_000
 _CHUNK_CHARS = 16_000_000
@@ -117,20 +115,19 @@ class IcebergWriter:
             found = sorted(_read(table, wanted, fields), key=lambda row: row[0])
         yield from found
 
-    def answered(self) -> Iterator[Answer]:
-        """Read which requests have a usable answer, by id and hash, and since when."""
-        found: dict[tuple[str, str], datetime] = {}
+    def answered(self, before: datetime) -> Iterator[Answer]:
+        """Read which requests had a usable answer at a moment, by id and hash."""
+        newest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         with self._told():
             if self._hook.catalog.table_exists(self._identifier):
                 table = self._load()
                 name = self._names(table)
-                wanted = And(
-                    EqualTo(name["status"], "succeeded"), IsNull(name["problem"]), NotNull(name["request_hash"])
-                )
-                fields = (name["custom_id"], name["request_hash"], name["loaded_at"])
-                for custom_id, request_hash, since in _read(table, wanted, fields):
-                    found[custom_id, request_hash] = min(since, found.get((custom_id, request_hash), since))
-        yield from ((*pair, since) for pair, since in found.items())
+                usable = And(EqualTo(name["status"], "succeeded"), IsNull(name["problem"]), NotNull(name["custom_id"]))
+                wanted = And(usable, LessThan(name["loaded_at"], before.isoformat()))
+                for *place, submission, attempt, loaded_at, request_hash in _read(table, wanted, _ranked(name)):
+                    rank = (submission, attempt, loaded_at, request_hash)
+                    newest[tuple(place)] = max(rank, newest.get(tuple(place), rank), key=lambda one: one[:3])
+        yield from ((place[-1], rank[-1]) for place, rank in newest.items() if rank[-1] is not None)
 
     def _swap(self, batch_ids: Sequence[str], staged: Path) -> None:
         """Commit; where another commit came in between, look again at what there is, and commit again."""
@@ -211,6 +208,12 @@ class IcebergWriter:
         except (*_PASSING, *_LASTING) as error:
             cls = WarehouseUnavailable if _may_pass(error) else Misconfigured
             raise cls(f"Iceberg could not use connection {self._hook.conn_id!r}: {_sentence(error)}.") from None
+
+
+def _ranked(name: Mapping[str, str]) -> tuple[str, ...]:
+    """Name what tells the current answer of a request: which request, how new, and what was asked."""
+    place, rank = ("dag_id", "submit_task", "custom_id"), ("submission", "attempt", "loaded_at", "request_hash")
+    return tuple(name[one] for one in (*place, *rank))
 
 
 def _read(table: IcebergTable, wanted: Any, fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:

@@ -1,7 +1,7 @@
 """The table of our rows in SQLAlchemy's words: names, types and views for any database that it has a dialect for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -201,6 +201,17 @@ class Definition:
 def is_usable(table: sa.Table) -> "sa.ColumnElement[bool]":
     """Tell a row with an answer that can be used."""
     return sa.and_(table.c.status == "succeeded", table.c.problem.is_(None))
+
+
+def select_answered(table: sa.Table, before: datetime) -> "sa.Select[Any]":
+    """Read which requests had a usable answer at a moment: the one that `current` shows, by id and hash."""
+    order = [table.c[name].desc() for name in ("submission", "attempt", "loaded_at")]
+    nth = sa.func.row_number().over(partition_by=[table.c[name] for name in _TASK], order_by=order).label(_NTH)
+    loaded = table.c.loaded_at < before.astimezone(UTC).replace(tzinfo=None)
+    known = sa.and_(is_usable(table), table.c.custom_id.is_not(None), loaded)
+    ranked = sa.select(table.c.custom_id, table.c.request_hash, nth).where(known).subquery("ranked")
+    wanted = sa.select(ranked.c.custom_id, ranked.c.request_hash)
+    return wanted.where(ranked.c[_NTH] == 1, ranked.c.request_hash.is_not(None))
 
 
 def _first_of(table: sa.Table, key: Sequence[str], order: Sequence[Any]) -> "sa.Select[Any]":

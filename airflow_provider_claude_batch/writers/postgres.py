@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import date
+from datetime import date, datetime
 from itertools import repeat
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any
@@ -85,10 +85,10 @@ class PostgresWriter:
             found = con.execute(self._sql.select_retryable(1), [list(batch_ids)]).fetchall()
         yield from found
 
-    def answered(self) -> Iterator[Answer]:
-        """Read which requests have a usable answer, by id and hash, and since when."""
+    def answered(self, before: datetime) -> Iterator[Answer]:
+        """Read which requests had a usable answer at a moment, by id and hash."""
         with self._open() as con:
-            found = con.execute(self._sql.select_answered()).fetchall() if self._columns(con) else []
+            found = con.execute(self._sql.select_answered(before)).fetchall() if self._columns(con) else []
         yield from found
 
     def _lock(self, con: psycopg.Connection[Any], batch_ids: Sequence[str]) -> None:

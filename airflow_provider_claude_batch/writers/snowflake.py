@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,7 +54,7 @@ class SnowflakeWriter:
     def __init__(self, hook: Any, table: Table, columns: Sequence[Column]) -> None:
         self._hook = hook
         self._table = table
-        self._dialect = Dialect(_TYPES, mark=_MARK, fold=str.upper, unless="IF NOT EXISTS ")
+        self._dialect = Dialect(_TYPES, mark=_MARK, fold=str.upper, zone="", unless="IF NOT EXISTS ")
         self._sql = Statements(table, columns, self._dialect)
 
     def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
@@ -75,11 +76,11 @@ class SnowflakeWriter:
             found = _bound(cursor, self._sql.select_retryable(len(batch_ids)), batch_ids).fetchall()
         yield from found
 
-    def answered(self) -> Iterator[Answer]:
-        """Read which requests have a usable answer, by id and hash, and since when."""
+    def answered(self, before: datetime) -> Iterator[Answer]:
+        """Read which requests had a usable answer at a moment, by id and hash."""
         with self._open() as cursor:
             is_there = bool(_columns(cursor, self._sql.table))
-            found = cursor.execute(self._sql.select_answered()).fetchall() if is_there else []
+            found = cursor.execute(self._sql.select_answered(before)).fetchall() if is_there else []
         yield from found
 
     def _swap(self, cursor: Any, batch_ids: Sequence[str], stage: str, staged: int) -> None:

@@ -34,7 +34,7 @@ class SQLiteWriter:
 
     def __init__(self, hook: Any, table: Table, columns: Sequence[Column]) -> None:
         self._hook = hook
-        self._sql = Statements(table, columns, Dialect(_TYPES))
+        self._sql = Statements(table, columns, Dialect(_TYPES, zone=""))
         if len(table.parts) > 1:
             raise Misconfigured(f"SQLite has no schemas: name the table {table.name}, not {table}.")
         if (path := hook.get_uri().removeprefix("sqlite:///").partition("?")[0]).startswith("/"):
@@ -60,10 +60,10 @@ class SQLiteWriter:
             found = con.execute(self._sql.select_retryable(len(batch_ids)), batch_ids).fetchall()
         yield from found
 
-    def answered(self) -> Iterator[Answer]:
-        """Read which requests have a usable answer, by id and hash, and since when."""
+    def answered(self, before: datetime) -> Iterator[Answer]:
+        """Read which requests had a usable answer at a moment, by id and hash."""
         with self._open() as con:
-            found = con.execute(self._sql.select_answered()).fetchall() if self._columns(con) else []
+            found = con.execute(self._sql.select_answered(before)).fetchall() if self._columns(con) else []
         yield from found
 
     def _stage(self, con: sqlite3.Connection, rows: Iterable[Row]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -12,6 +13,7 @@ _PART = r'(?:[^\W\d]\w*|"(?:[^"\x00]|"")+")'
 _CATALOG = _PART.replace(r"\w*", r"[\w-]*", 1)  # a project of Google's has dashes in its name
 _NAME = re.compile(rf"(?:(?:({_CATALOG})\.)?({_PART})\.)?({_PART})")
 _RUN = ("dag_id", "run_id", "submit_task", "map_index", "custom_id")
+_NTH = "claude_batch_nth"
 _TASK = ("dag_id", "submit_task", "custom_id")
 
 
@@ -60,6 +62,7 @@ class Dialect(NamedTuple):
     types: Mapping[Kind, str]
     mark: str = "?"
     quotes: str = '"'
+    zone: str = "+00"  # what says UTC in a moment's text
     fold: Callable[[str], str] = str
     unless: str = ""  # what leaves alone a table or a column that is there already
 
@@ -131,12 +134,13 @@ class Statements:
             f"ORDER BY {self._name('custom_id')}"
         )
 
-    def select_answered(self) -> str:
-        """Read which requests have a usable answer, and since when."""
+    def select_answered(self, before: datetime) -> str:
+        """Read which requests had a usable answer at a moment: the one that `current` shows, by id and hash."""
         pair = ", ".join(map(self._name, ("custom_id", "request_hash")))
-        known = f"{self._name('request_hash')} IS NOT NULL"
-        since = f"MIN({self._name('loaded_at')})"
-        return f"SELECT {pair}, {since} FROM {self.table} WHERE {self._usable} AND {known} GROUP BY {pair}"
+        loaded = f"{self._name('loaded_at')} < '{before.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}{self._dialect.zone}'"
+        order = [f"{self._name(name)} DESC" for name in ("submission", "attempt", "loaded_at")]
+        current = self._first_of(_TASK, order, pair, f"{self._usable} AND {loaded}")
+        return f"{current} AND {self._name('request_hash')} IS NOT NULL"
 
     @property
     def _usable(self) -> str:
@@ -151,12 +155,12 @@ class Statements:
     def _in_batches(self, batches: int) -> str:
         return f"{self._name('batch_id')} IN ({', '.join([self._dialect.mark] * batches)})"
 
-    def _first_of(self, key: Iterable[str], order: Iterable[str], names: str) -> str:
+    def _first_of(self, key: Iterable[str], order: Iterable[str], names: str, condition: str = "") -> str:
         ranked = (
-            f"ROW_NUMBER() OVER (PARTITION BY {', '.join(map(self._name, key))} ORDER BY {', '.join(order)}) AS nth"
+            f"ROW_NUMBER() OVER (PARTITION BY {', '.join(map(self._name, key))} ORDER BY {', '.join(order)}) AS {_NTH}"
         )
-        known = f"{self._name('custom_id')} IS NOT NULL"
-        return f"SELECT {names} FROM (SELECT *, {ranked} FROM {self.table} WHERE {known}) AS ranked WHERE nth = 1"
+        known = " AND ".join(filter(None, [f"{self._name('custom_id')} IS NOT NULL", condition]))
+        return f"SELECT {names} FROM (SELECT *, {ranked} FROM {self.table} WHERE {known}) AS ranked WHERE {_NTH} = 1"
 
 
 def refuse_missing_folder(database: str, conn_id: str) -> None:
