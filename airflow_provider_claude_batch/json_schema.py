@@ -1,6 +1,7 @@
 """JSON schemas, as far as structured output goes: types to check answers against, and the kinds of columns."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -42,24 +43,62 @@ _LIMITS = {
     "minItems": "min_length",
     "maxItems": "max_length",
 }
+_TYPES = (*_SCALARS, "null", "object", "array")
+_PRIMITIVES = (str, int, float, bool, type(None))
 
 
 class Property(NamedTuple):
-    """One property of the answers: the kind of its column, and the type that its values have to be of."""
+    """One property of the answers: the kind of its column, the type of its values, and those allowed, if only some."""
 
     name: str
     kind: Kind
     type: Any
     is_required: bool
+    allowed: tuple[Any, ...] = ()
 
 
 def properties(schema: Mapping[str, Any]) -> list[Property]:
     """Return what the answers of a schema consist of."""
-    root = _plain(schema, {**schema.get("definitions", {}), **schema.get("$defs", {})}, ())
+    root = resolved(schema)
     if root.get("type") != "object" or not root.get("properties"):
         raise Misconfigured("columns= takes a schema of objects with properties: each of them is a column.")
     required = root.get("required", ())
-    return [Property(name, _kind(one), _type(one, name), name in required) for name, one in root["properties"].items()]
+    return [
+        Property(name, _kind(one), _type(one, name), name in required, _allowed(one))
+        for name, one in root["properties"].items()
+    ]
+
+
+def resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema without references, and refuse what the API cannot answer."""
+    root = _plain(schema, {**schema.get("definitions", {}), **schema.get("$defs", {})}, ())
+    for name, one in root.get("properties", {}).items():
+        _refuse_unanswerable(one, name)
+    return root
+
+
+def names(schema: Any) -> Iterator[str]:
+    """Return the names of all properties of a schema, the nested ones too."""
+    if isinstance(schema, Mapping):
+        if isinstance(parts := schema.get("properties"), Mapping):
+            yield from parts
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for one in schema:
+            yield from names(one)
+
+
+def as_text(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask for a decimal as text alone: the digits of a number may not survive."""
+    alternatives = schema.get("anyOf", ())
+    if not any(one.get("type") == "string" for one in alternatives):
+        return dict(schema)
+    kept = [
+        {"format": "decimal", **one} if one.get("type") == "string" else one
+        for one in alternatives
+        if one.get("type") != "number"
+    ]
+    return {**schema, "anyOf": kept}
 
 
 def struct(name: str, fields: Mapping[str, tuple[Any, bool]]) -> Any:
@@ -97,7 +136,7 @@ def _plain(schema: Any, defs: Mapping[str, Any], seen: tuple[str, ...]) -> dict[
             raise Misconfigured(f"columns= has a schema that points to {schema['$ref']!r}, and nothing is there.")
         return _plain(defs[name], defs, (*seen, name))
     if len(all_of := schema.get("allOf", ())) == 1:
-        return _plain({**schema, **all_of[0], "allOf": ()}, defs, seen)
+        return _plain({**{key: schema[key] for key in schema if key != "allOf"}, **all_of[0]}, defs, seen)
     plain = spelled_out({key: value for key, value in schema.items() if key not in {"$defs", "definitions"}})
     if alternatives := plain.get("anyOf") or plain.get("oneOf"):
         return {"anyOf": [_plain(one, defs, seen) for one in alternatives]}
@@ -105,7 +144,32 @@ def _plain(schema: Any, defs: Mapping[str, Any], seen: tuple[str, ...]) -> dict[
         plain["properties"] = {key: _plain(value, defs, seen) for key, value in plain["properties"].items()}
     if "items" in plain:
         plain["items"] = _plain(plain["items"], defs, seen)
+    if "allOf" in plain:
+        plain["allOf"] = [_plain(one, defs, seen) for one in plain["allOf"]]
     return dict(plain)
+
+
+def _refuse_unanswerable(schema: Mapping[str, Any], where: str) -> None:
+    """Refuse what has no type, and objects without named properties: the only one that the API writes is empty."""
+    if "anyOf" in schema or "allOf" in schema:
+        for one in (*schema.get("anyOf", ()), *schema.get("allOf", ())):
+            _refuse_unanswerable(one, where)
+    elif not (_literals(schema) and all(isinstance(one, _PRIMITIVES) for one in _literals(schema))):
+        _refuse_untyped(schema, where)
+        for name, one in schema.get("properties", {}).items():
+            _refuse_unanswerable(one, f"{where}.{name}")
+        if "items" in schema:
+            _refuse_unanswerable(schema["items"], where)
+
+
+def _refuse_untyped(schema: Mapping[str, Any], where: str) -> None:
+    if schema.get("type") not in _TYPES:
+        raise Misconfigured(f"columns= leaves open of which type {where} is, and the API has to be told: name one.")
+    if schema["type"] == "object" and not schema.get("properties"):
+        raise Misconfigured(
+            f"columns= leaves open which keys {where} has, and the API would answer {{}} each time: "
+            "name its fields, or make it a list of models with a key and a value."
+        )
 
 
 def _kind(schema: Mapping[str, Any]) -> Kind:
@@ -116,11 +180,18 @@ def _kind(schema: Mapping[str, Any]) -> Kind:
 
 def _kinds_of_one(schema: Mapping[str, Any]) -> set[Kind]:
     if values := _literals(schema):
-        return {_KINDS.get(type(value), "json") for value in values if value is not None}
+        kinds = {_KINDS.get(type(value), "json") for value in values if value is not None}
+        return {"double"} if kinds == {"bigint", "double"} else kinds
     if schema.get("type") == "null":
         return set()
     scalar = _scalar(schema)
     return {scalar[0] if scalar else "json"}
+
+
+def _allowed(schema: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the only values that are allowed, where each alternative names its own."""
+    named = [_literals(one) or ([None] if one.get("type") == "null" else []) for one in _alternatives(schema)]
+    return tuple(value for values in named for value in values) if all(named) else ()
 
 
 def _type(schema: Mapping[str, Any], name: str) -> Any:
@@ -135,8 +206,7 @@ def _type(schema: Mapping[str, Any], name: str) -> Any:
 
 def _type_of_one(schema: Mapping[str, Any], name: str) -> Any:
     if values := _literals(schema):
-        is_exact = all(value is None or type(value) in {str, int} for value in values)
-        return Literal[tuple(values)] if is_exact else Any
+        return _type_of_literals(values)
     if scalar := _scalar(schema):
         return scalar[1]
     if schema.get("type") == "null":
@@ -144,13 +214,25 @@ def _type_of_one(schema: Mapping[str, Any], name: str) -> Any:
     return _type_of_parts(schema, name)
 
 
+def _type_of_literals(values: list[Any]) -> Any:
+    if all(value is None or type(value) is str or _is_small(value) for value in values):
+        return Literal[tuple(values)]
+    types = {type(value) for value in values}
+    if not types <= {int, float, type(None)} and not types <= {bool, type(None)}:
+        return Any
+    return reduce(or_, types - {int} if float in types else types)
+
+
+def _is_small(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
 def _type_of_parts(schema: Mapping[str, Any], name: str) -> Any:
     if schema.get("type") == "array":
         return _limited(list[_type(schema.get("items", {}), name)], schema)  # type: ignore[misc]
     if schema.get("type") != "object":
         return Any
-    if not (parts := schema.get("properties")):
-        return dict[str, Any]
+    parts = schema["properties"]
     required = schema.get("required", ())
     with suppress(ValueError):  # which a name with a quote or a control character in it makes
         return struct(name, {key: (_type(one, key), key in required) for key, one in parts.items()})
@@ -159,7 +241,7 @@ def _type_of_parts(schema: Mapping[str, Any], name: str) -> Any:
 
 def _scalar(schema: Mapping[str, Any]) -> tuple[Kind, Any] | None:
     kind_of, format_ = schema.get("type"), schema.get("format")
-    if kind_of in {"string", "number"} and format_ in _FORMATS:
+    if (kind_of == "string" and format_ in _FORMATS) or (kind_of == "number" and format_ == "decimal"):
         return _FORMATS[format_]
     if kind_of not in _SCALARS:
         return None
@@ -179,5 +261,11 @@ def _literals(schema: Mapping[str, Any]) -> list[Any]:
 
 
 def _limited(type_: Any, schema: Mapping[str, Any]) -> Any:
-    limits = {name: schema[key] for key, name in _LIMITS.items() if key in schema}
+    """Check the limits that can be checked; the API keeps to none of them."""
+    limits: dict[str, Any] = {}
+    for key, name in _LIMITS.items():
+        if key in schema and not (key == "multipleOf" and type_ is float):  # 0.3 is no multiple of 0.1
+            with suppress(TypeError, ValueError, OverflowError, RecursionError, re.error):
+                msgspec.json.Decoder(Annotated[type_, Meta(**limits, **{name: schema[key]})])
+                limits[name] = schema[key]
     return Annotated[type_, Meta(**limits)] if limits else type_

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 
@@ -23,7 +24,7 @@ def outputs(conn_id: str, table: str) -> Any:
 
 def dataset_of(connection: Any, table: Table) -> tuple[str, str]:
     """Name a table by the conventions of OpenLineage: where it is, and what it is called there."""
-    kind, host = connection.conn_type, connection.host or ""
+    kind, host = connection.conn_type, _without_secrets(connection.host or "")
     if kind in _FILES:
         return f"{kind}://{host.partition('?')[0]}", ".".join(table.parts)
     if kind in _BIGQUERY:
@@ -35,7 +36,15 @@ def dataset_of(connection: Any, table: Table) -> tuple[str, str]:
         port = f":{connection.port}" if connection.port else ""
         return f"{kind}://{host}{port}", _qualified(table, schema=connection.schema)
     schema = connection.schema if info.scheme == "snowflake" else _DEFAULT_SCHEMAS.get(info.scheme)
-    return f"{info.scheme}://{info.authority}", _qualified(table, info.database, schema)
+    return f"{info.scheme}://{_without_secrets(info.authority or '')}", _qualified(table, info.database, schema)
+
+
+def _without_secrets(host: str) -> str:
+    """Leave out of a URL who logs in, and with what: a namespace is shown to everybody."""
+    if "://" not in host:
+        return host
+    url = urlsplit(host)
+    return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _database_info(connection: Any) -> Any:

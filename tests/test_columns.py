@@ -1,13 +1,15 @@
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from decimal import Overflow as DecimalOverflow
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NewType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, RootModel, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, RootModel, field_validator, model_serializer
+from typing_extensions import TypeAliasType
 
 from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.errors import Misconfigured
@@ -104,7 +106,8 @@ def test_an_answer_becomes_values(given_columns):
 
 def test_a_nested_part_of_a_schema_is_kept_letter_by_letter():
     text = '{"part": {"b":  1.0, "a": "\\u00e9", "new": null}}'
-    assert columns_of(properties(part={"type": "object"})).read(text) == ('{"b":  1.0, "a": "\\u00e9", "new": null}',)
+    part = properties(a={"type": "string"}, b={"type": "number"})
+    assert columns_of(properties(part=part)).read(text) == ('{"b":  1.0, "a": "\\u00e9", "new": null}',)
 
 
 @both
@@ -167,11 +170,12 @@ def test_a_validator_of_the_model_has_its_say_and_its_words_stay_out():
         ({"type": ["integer", "string"]}, "json"),
         ({"oneOf": [{"type": "integer"}, {"type": "null"}]}, "bigint"),
         ({"allOf": [{"$ref": "#/$defs/Name"}], "description": "its name"}, "text"),
-        ({"anyOf": [{"type": "object", "properties": {"a": {}}}, {"type": "object", "properties": {"b": {}}}]}, "json"),
+        ({"anyOf": [{"type": "object", "properties": {key: {"type": "null"}}} for key in "ab"]}, "json"),
         ({"type": "string", "format": "email"}, "text"),
         ({"type": "null"}, "json"),
-        ({}, "json"),
-        (True, "json"),
+        ({"enum": [1, 2.5]}, "double"),
+        ({"enum": [2**63, 1]}, "bigint"),
+        ({"type": "array"}, "json"),
     ],
 )
 def test_kinds(schema, kind):
@@ -206,6 +210,18 @@ class Recursive(BaseModel):
     children: "list[Recursive]"
 
 
+class Counts(BaseModel):
+    counts: dict[str, int]
+
+
+class NestedCounts(BaseModel):
+    lists: list[Counts]
+
+
+class Anything(BaseModel):
+    whatever: Any
+
+
 @pytest.mark.parametrize(
     ("given_columns", "said"),
     [
@@ -214,6 +230,17 @@ class Recursive(BaseModel):
         ({"type": "object"}, "takes a schema of objects with properties"),
         (RootModel[list[str]], "takes a model with fields"),
         (type("Empty", (BaseModel,), {}), "takes a model with fields"),
+        (Recursive, r"holds itself \(Recursive\)"),
+        (Counts, "leaves open which keys counts has, .* a list of models with a key and a value"),
+        (NestedCounts, "leaves open which keys lists.counts has"),
+        (Anything, "leaves open of which type whatever is"),
+        (properties(a={"type": "object"}), "leaves open which keys a has"),
+        (properties(a={"type": "array", "items": {"type": "object"}}), "leaves open which keys a has"),
+        (properties(a={"anyOf": [{"type": "null"}, {"type": "object"}]}), "leaves open which keys a has"),
+        (properties(a={}), "leaves open of which type a is"),
+        (properties(a=True), "leaves open of which type a is"),
+        (properties(a={"type": "array", "items": {}}), "leaves open of which type a is"),
+        (properties(a={"type": "text"}), "leaves open of which type a is"),
         (Recursive.model_json_schema(), r"holds itself \(Recursive\)"),
         (properties(a={"$ref": "#/$defs/Gone"}), "points to '#/\\$defs/Gone'"),
         (properties(a={"type": "string"}, A={"type": "string"}), "take for one and the same"),
@@ -237,6 +264,199 @@ def test_the_schema_is_one_that_the_sdk_can_ask_for(given_columns):
     asked = output_format(columns_of(given_columns).schema)["schema"]
     assert asked["additionalProperties"] is False
     assert list(asked["properties"]) == list(SCHEMA["properties"])
+
+
+@pytest.mark.parametrize("name", ["xmin", "xmax", "cmin", "cmax", "CTID", "tableoid"])
+def test_a_name_that_a_database_keeps_for_itself_is_refused(name):
+    with pytest.raises(Misconfigured, match=f"names {name}, which PostgreSQL or the views"):
+        Columns.of(properties(**{name: {"type": "string"}}))
+
+
+@pytest.mark.parametrize(
+    "error", [OverflowError, RecursionError, KeyError, TypeError, LookupError, DecimalOverflow, StopIteration]
+)
+def test_whatever_a_validator_raises_the_answer_does_not_fit(error):
+    class Fragile(BaseModel):
+        number: int
+
+        @field_validator("number")
+        @classmethod
+        def breaks(cls, number: int) -> int:
+            raise error(f"{number} is a secret")
+
+    with pytest.raises(Unfit, match=f"^{error.__name__}$"):
+        columns_of(Fragile).read('{"number": 2}')
+
+
+def test_an_answer_nested_too_deeply_does_not_fit():
+    with pytest.raises(Unfit, match=r"^RecursionError$"):
+        columns_of(properties(a={"type": "string"})).read('{"b": ' + "[" * 100_000)
+
+
+class Price(BaseModel):
+    price: Decimal | None = Field(alias="thePrice", description="in euros")
+
+
+PRICE = properties(thePrice={"type": ["number", "null"], "format": "decimal"})
+prices = pytest.mark.parametrize("given_columns", [Price, PRICE], ids=["model", "schema"])
+
+
+@prices
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize(
+    "literal",
+    ["1234567890123.123456", "9" * 29 + "." + "9" * 9, "0E-50", "1.50000000000000000000", "-0.000000001", "1e28", "7"],
+)
+def test_a_decimal_keeps_every_digit(given_columns, quote, literal):
+    (value,) = columns_of(given_columns).read(f'{{"thePrice": {quote}{literal}{quote}}}')
+    assert value == Decimal(literal)
+    assert value.as_tuple().exponent >= -9
+
+
+@prices
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("literal", ["12345678901234567890.1234567891", "1e1000000", "1e29", "1" * 30, "1e-10"])
+def test_a_decimal_that_would_lose_digits_does_not_fit(given_columns, quote, literal):
+    with pytest.raises(Unfit, match="rice: more than 29 digits, or 9 after the point"):
+        columns_of(given_columns).read(f'{{"thePrice": {quote}{literal}{quote}}}')
+
+
+def test_a_decimal_of_a_model_is_asked_for_as_text_alone():
+    asked = columns_of(Price).schema["properties"]["thePrice"]
+    assert [one["type"] for one in asked["anyOf"]] == ["string", "null"]
+    assert asked["description"] == "in euros"
+
+
+class Reticent(BaseModel):
+    model_config = ConfigDict(serialize_by_alias=True)
+    items: list[Item] = Field(alias="theItems")
+    hidden: list[int] = Field(exclude=True)
+    days: list[date]
+
+    @model_serializer
+    def to_nothing(self) -> dict[str, Any]:
+        return {}
+
+
+def test_nested_parts_do_not_depend_on_how_the_model_writes_itself():
+    answer = {"theItems": [{"sku": "x", "pieces": 1}], "hidden": [1], "days": ["2026-01-01"]}
+    values = columns_of(Reticent).read(json.dumps(answer))
+    assert list(map(json.loads, values)) == list(answer.values())
+
+
+@pytest.mark.parametrize("kind", ["model", "schema"])
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-01T08:00:00+02:00", datetime(2026, 1, 1, 6, tzinfo=UTC)),
+        ("2026-01-01T08:00:00", datetime(2026, 1, 1, 8, tzinfo=UTC)),
+        ("0001-01-01T00:00:00+01:00", None),
+        ("9999-12-31T23:59:59-01:00", None),
+    ],
+)
+def test_timestamps_are_in_utc(kind, text, moment):
+    class At(BaseModel):
+        at: datetime
+
+    columns = columns_of(At if kind == "model" else properties(at={"type": "string", "format": "date-time"}))
+    if moment is None:
+        with pytest.raises(Unfit, match=r"^at: outside the years 1 to 9999$"):
+            columns.read(json.dumps({"at": text}))
+    else:
+        (value,) = columns.read(json.dumps({"at": text}))
+        assert (value, value.tzinfo) == (moment, UTC)
+
+
+@pytest.mark.parametrize(
+    ("schema", "fit", "unfit"),
+    [
+        ({"enum": [0.5, 1.5]}, "1.5", ['"foo"', "2.5", "true", "null"]),
+        ({"enum": [0.5, 1, None]}, "null", ['"foo"', "2.5"]),
+        ({"enum": [0.5, 1]}, "1", ['"foo"', "2"]),
+        ({"const": True}, "true", ['"foo"', "false", "1"]),
+        ({"anyOf": [{"const": 0.5}, {"type": "null"}]}, "null", ["1.5"]),
+        ({"enum": [2**63, 7]}, "7", ["8", str(2**63), '"foo"']),
+        ({"enum": ["a", 0.5]}, '"a"', ['"b"', "0.25"]),
+    ],
+)
+def test_only_what_a_schema_names_fits(schema, fit, unfit):
+    columns = columns_of(properties(x=schema))
+    columns.read(f'{{"x": {fit}}}')
+    for one in unfit:
+        with pytest.raises(Unfit) as error:
+            columns.read(f'{{"x": {one}}}')
+        assert "foo" not in str(error.value)
+
+
+UserId = NewType("UserId", int)
+Label = TypeAliasType("Label", Literal["a", "b"])
+
+
+class Wrapped(BaseModel):
+    positive: PositiveInt | None
+    limited: Annotated[int, Field(ge=0)] | None
+    user: UserId | None
+    label: Label
+    maybe: Label | None
+    money: Annotated[Decimal, Field(ge=0)] | None
+
+
+def test_names_and_conditions_around_a_type_do_not_hide_it():
+    assert [column.kind for column in columns_of(Wrapped).columns] == [
+        *("bigint", "bigint", "bigint", "text", "text", "decimal")
+    ]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    item: Item | None = None
+    number: Literal[1, 2] = 1
+
+
+def test_the_keys_of_an_answer_are_not_quoted():
+    with pytest.raises(Unfit, match=r"^…: extra_forbidden$"):
+        columns_of(Strict).read('{"a secret": 1}')
+    with pytest.raises(Unfit, match=r"^item\.sku: string_type; item\.pieces: missing$"):
+        columns_of(Strict).read('{"item": {"sku": 1}}')
+
+
+@pytest.mark.parametrize("said", ["x' - at secret", 'x" - at secret', "it's a secret", "'", "a\nsecret' - at `$.x`"])
+def test_a_message_quotes_no_answer_however_it_is_written(said):
+    with pytest.raises(Unfit, match=r"^Invalid enum value - at `\$\.x`$"):
+        columns_of(properties(x={"enum": ["a"]})).read(json.dumps({"x": said}))
+    with pytest.raises(Unfit, match=r"^Invalid enum value - at `\$\.x`$"):
+        columns_of(properties(x={"enum": [1, 2]})).read('{"x": -77}')
+
+
+@pytest.mark.parametrize(
+    ("schema", "answer"),
+    [
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": 0}, 1),
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, 1),
+        ({"type": "integer", "minimum": 0.5}, 1),
+        ({"type": "integer", "maximum": 2**70}, 1),
+        ({"type": "integer", "multipleOf": 0}, 1),
+        ({"type": "string", "pattern": "("}, "a"),
+        ({"type": "string", "minLength": "three"}, "a"),
+        ({"type": "string", "minimum": 3}, "a"),
+        ({"type": "number", "multipleOf": 0.1}, 0.3),
+        ({"type": "number", "multipleOf": 2}, 3),
+    ],
+)
+def test_a_limit_that_cannot_be_checked_is_left_out(schema, answer):
+    assert columns_of(properties(x=schema)).read(json.dumps({"x": answer})) == (answer,)
+
+
+def test_a_limit_beside_one_that_cannot_be_checked_still_holds():
+    with pytest.raises(Unfit):
+        columns_of(properties(x={"type": "integer", "minimum": 1, "exclusiveMinimum": True})).read('{"x": 0}')
+
+
+@both
+@pytest.mark.parametrize("literal", ["1e400", "-1e400"])
+def test_a_double_is_finite(given_columns, literal):
+    with pytest.raises(Unfit):
+        columns_of(given_columns).read(json.dumps(ANSWER).replace('"score": 1', f'"score": {literal}'))
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9)

@@ -75,6 +75,12 @@ def test_openlineage_gets_the_table_as_an_output(
         ({"conn_type": "gcpbigquery", "extra": {"project": "p"}}, "d.t", ("bigquery", "p.d.t")),
         ({"conn_type": "google_cloud_platform", "extra": {"project": "p"}}, "q.d.t", ("bigquery", "q.d.t")),
         ({"conn_type": "iceberg", "host": "http://catalog"}, "n.t", ("http://catalog", "n.t")),
+        (
+            {"conn_type": "iceberg", "host": "https://user:pw@catalog:8/api?token=secret#secret"},
+            "n.t",
+            ("https://catalog:8/api", "n.t"),
+        ),
+        ({"conn_type": "odd", "host": "https://user:pw@cat/api?token=x"}, "t", ("odd://https://cat/api", "t")),
         ({"conn_type": "trino", "host": "trino", "port": 80, "schema": "s"}, "t", ("trino://trino:80", "s.t")),
     ],
 )

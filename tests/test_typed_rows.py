@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,11 @@ class Ticket(BaseModel):
     angry: bool
     parts: list[Part]
     remark: str | None = None
+
+
+class Invoice(BaseModel):
+    total: Decimal
+    deposit: Decimal | None = None
 
 
 class LongerTicket(Ticket):
@@ -83,6 +89,13 @@ def test_each_field_of_the_model_is_a_typed_column(emulator: Any, run_dag: Any, 
         assert (answer.label, answer.urgency, answer.confidence, answer.remark) == (label, urgency, confidence, remark)
         assert (str(answer.due), answer.angry) == (str(due), bool(angry))
         assert [Part(**part) for part in json.loads(parts)] == answer.parts
+
+
+def test_money_in_an_answer_is_exact(emulator: Any, run_dag: Any, warehouse: Any) -> None:
+    run = run_dag(pipeline(Invoice, Invoice))
+    assert xcom(run, "load")["problems"] == {}
+    for output, total in warehouse.query("SELECT output, total FROM tickets"):
+        assert Decimal(json.loads(output)["total"]) == Decimal(total)
 
 
 def test_the_format_is_asked_for_beside_what_else_is_asked_of_the_output(

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 NAMES = "(?:min|max)(?:imum|Length|Items)|exclusiveM(?:in|ax)imum|multipleOf"
 BOUND = re.compile(rf"(?:^\{{|, )({NAMES}): (-?\d{{1,15}}(?:\.\d{{1,15}})?)(?=,|\}}$)")
+DECIMAL = re.compile(r"(?:^\{|, )format: decimal(?=,|\}$)")
 MAX_ITEMS = 20
 MAX_LENGTH = 4_000
 
@@ -16,7 +17,8 @@ def read_bounds(schema: dict[str, Any]) -> Bounds:
     """Read what the last paragraph of a description says, such as `{minimum: 1, maximum: 5}`."""
     description = schema.get("description")
     paragraph = description.rpartition("\n\n")[2] if isinstance(description, str) else ""
-    return {name: float(number) for name, number in BOUND.findall(paragraph)}
+    bounds = {name: float(number) for name, number in BOUND.findall(paragraph)}
+    return bounds | {"isDecimal": 1.0} if DECIMAL.search(paragraph) else bounds
 
 
 def narrow(usual: tuple[int, int], bounds: Bounds, scale: int = 1) -> tuple[int, int]:

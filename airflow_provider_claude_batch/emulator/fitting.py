@@ -36,6 +36,8 @@ class Fitter(Struct, frozen=True):
             return [self.fit(shape.items, name) for _ in range(least + self.draws.below(most - least + 1))]
         if shape.kind in NUMBERS:
             return (make_integer if shape.kind == "integer" else make_number)(self.draws, name, shape.bounds)
+        if "isDecimal" in shape.bounds:
+            return str(make_number(self.draws, name, shape.bounds))
         text = make_text(self.draws, name, shape.format, self.user)
         return fit_length(text, SENTENCES[0], shape.bounds) if shape.bounds else text
 
