@@ -15,8 +15,10 @@ def shards(submitted: Any) -> list[dict[str, Any]]:
 
 
 def split(whole: Receipt) -> list[Receipt]:
-    """Cut a receipt into those of its batches; what belongs to all of them goes with the first."""
-    parts = [receipt.replace(whole, batches=(part,), requests=part.total) for part in whole.batches]
-    return parts[:1] + [
-        receipt.replace(part, invalid=None, estimate_usd=None, preflight_usd=None) for part in parts[1:]
-    ]
+    """Cut a receipt into those of its batches, or leave it whole where everything was reused.
+
+    What belongs to all of them goes with the first. Only what is invalid stays with each: no batch has it, and whoever
+    reads the source again has to pass over it.
+    """
+    parts = [receipt.replace(whole, batches=(part,), requests=part.total) for part in whole.batches] or [whole]
+    return parts[:1] + [receipt.replace(part, reused=None, estimate_usd=None, preflight_usd=None) for part in parts[1:]]

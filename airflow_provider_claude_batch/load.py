@@ -54,14 +54,13 @@ class Loader:
 
     def load(self, receipts: Sequence[Receipt], writer: Writer) -> list[tuple[Receipt, Tally]]:
         """Replace the rows of all batches at once, and return what they add up to, receipt by receipt."""
+        leads = _leads(receipts)
         receipts = list(_without_repetition(receipts))
         batches = {part.id: self._ended(part) for receipt in receipts for part in receipt.batches}
         receipts = [receipt.seen(batches) for receipt in receipts]
         tallies = [Tally() for _ in receipts]
-        replaced = [*batches, *(receipt.pseudo_batch for receipt in receipts if receipt.invalid)]
-        if replaced:
-            pairs = zip(receipts, tallies, strict=True)
-            writer.replace(replaced, (row for receipt, tally in pairs for row in self._rows(receipt, tally)))
+        if batches or any(receipt.invalid for receipt in receipts):
+            writer.replace(list(dict.fromkeys([*batches, *leads])), self._all_rows(receipts, tallies, leads))
         return [(tally.fill(receipt), tally) for receipt, tally in zip(receipts, tallies, strict=True)]
 
     def _ended(self, part: Part) -> Batch:
@@ -77,12 +76,17 @@ class Loader:
             )
         return batch
 
+    def _all_rows(self, receipts: list[Receipt], tallies: list[Tally], leads: dict[str, int]) -> Iterator[Row]:
+        for index, (receipt, tally) in enumerate(zip(receipts, tallies, strict=True)):
+            yield from self._rows(receipt, tally)
+            if leads.get(receipt.pseudo_batch) == index:
+                yield from tally.observe(self._skipped_rows(receipt))
+
     def _rows(self, receipt: Receipt, tally: Tally) -> Iterator[Row]:
         for part in receipt.batches:
             before = tally.requests
             yield from tally.observe(self._batch_rows(receipt, part))
             tally.miss(part.total - (tally.requests - before))
-        yield from tally.observe(self._skipped_rows(receipt))
 
     def _skipped_rows(self, receipt: Receipt) -> Iterator[Row]:
         """Give a row to each request that was never sent: their batch is the submission itself."""
@@ -117,20 +121,13 @@ class Loader:
             yield row
 
     def _missing(self, receipt: Receipt, part: Part, seen: set[str]) -> list[str]:
-        """Name the requests of a batch that have no row, where what is read again is what was sent."""
+        """Name the requests of a batch that have no row, where they can be found out."""
         if self._roster is None or len(seen) >= part.total:
             return []
         try:
             ids = self._roster(receipt, part)
         except ClaudeBatchError as error:
             log.warning("Batch %s: %d requests have no result. %s", part.id, part.total - len(seen), error)
-            return []
-        if len(ids) != part.total or not seen.issubset(ids):
-            log.warning(
-                "Batch %s: %d requests have no result, and the source does not hold the requests of then any more.",
-                part.id,
-                part.total - len(seen),
-            )
             return []
         return [custom_id for custom_id in ids if custom_id not in seen]
 
@@ -186,13 +183,24 @@ class Loader:
         )
 
 
+def _leads(receipts: Sequence[Receipt]) -> dict[str, int]:
+    """Say which receipt the rows of the requests go with that a submission skipped: its first, if it begins there."""
+    leads: dict[str, int] = {}
+    for index, receipt in enumerate(receipts):
+        if receipt.is_beginning:
+            leads.setdefault(receipt.pseudo_batch, index)
+    return leads
+
+
 def _without_repetition(receipts: Sequence[Receipt]) -> Iterator[Receipt]:
     """A batch that is named twice is loaded once, with the receipt that names it first."""
     named: set[str] = set()
     for receipt in receipts:
         parts = {part.id: part for part in receipt.batches if part.id not in named}
-        named |= parts.keys()
-        yield msgspec.structs.replace(receipt, batches=tuple(parts.values()))
+        is_repetition = not parts and receipt.pseudo_batch in named
+        named |= {*parts, receipt.pseudo_batch}
+        only = msgspec.structs.replace(receipt, batches=tuple(parts.values()))
+        yield msgspec.structs.replace(only, invalid=None, reused=None) if is_repetition else only
 
 
 def report(receipt: Receipt, tally: Tally) -> None:

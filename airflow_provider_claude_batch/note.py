@@ -42,6 +42,7 @@ class NotedShard(msgspec.Struct, omit_defaults=True):
     sent_at: datetime | None = None
     give_up_at: datetime | None = None
     id: str | None = None
+    ids_hash: str | None = None
 
     @property
     def in_doubt(self) -> bool:
@@ -93,7 +94,7 @@ class Note(msgspec.Struct):
         """The submission with the batches that the API has accepted so far."""
         ends = accumulate(shard.requests for shard in self.shards)
         parts = tuple(
-            Part(shard.id, shard.requests, shard.bytes, shard.mark, first=end - shard.requests)
+            Part(shard.id, shard.requests, shard.bytes, shard.mark, first=end - shard.requests, ids_hash=shard.ids_hash)
             for shard, end in zip(self.shards, ends, strict=True)
             if shard.id
         )

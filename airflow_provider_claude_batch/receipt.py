@@ -14,7 +14,7 @@ INLINE_IDS = 500
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One batch of a submission: what was sent, from the first request on, and what the wait learned of it."""
+    """One batch of a submission: what was sent, its place among the requests, and what the wait learned of it."""
 
     id: str
     requests: int | None = None
@@ -25,6 +25,7 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: datetime | None = None
     expires_at: datetime | None = None
     first: int | None = None
+    ids_hash: str | None = None
 
     @property
     def total(self) -> int:
@@ -119,6 +120,17 @@ class Receipt(msgspec.Struct, frozen=True):
         return tuple(part.id for part in self.batches)
 
     @property
+    def place(self) -> tuple[Any, ...]:
+        """Tell which task instance submitted; of a batch that was submitted elsewhere, nobody knows."""
+        elsewhere = self.submission if self.submission in self.batch_ids else None
+        return elsewhere, self.dag_id, self.run_id, self.submit_task, self.map_index
+
+    @property
+    def is_beginning(self) -> bool:
+        """Say whether it stands for the whole submission or its first batch, with which skipped requests go."""
+        return not self.batches or not self.batches[0].first
+
+    @property
     def pseudo_batch(self) -> str:
         """Name what holds the rows of requests that were never sent."""
         return self.submission if self.attempt == 1 else f"{self.submission}_{self.attempt}"
@@ -134,6 +146,14 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 replace = msgspec.structs.replace
+
+
+def newest(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Keep what belongs to the newest submission of each task instance; names of submissions sort by time."""
+    latest: dict[Any, str] = {}
+    for receipt in receipts:
+        latest[receipt.place] = max(receipt.submission, latest.get(receipt.place, ""))
+    return [receipt for receipt in receipts if receipt.submission == latest[receipt.place]]
 
 
 def conn_id_of(receipts: Sequence[Receipt], given: str | None, default: str) -> str:

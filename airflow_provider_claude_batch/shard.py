@@ -26,12 +26,18 @@ class Shard:
         self._spool = spool
         self._offset = spool.tell()
         self._digest = hashlib.sha256()
+        self._ids = _new_ids_hash()
         spool.write(_HEAD)
 
     @property
     def digest(self) -> str:
         """Stand for every id and all content of the shard, in order."""
         return self._digest.hexdigest()
+
+    @property
+    def ids_hash(self) -> str:
+        """Stand for every id of the shard, in order."""
+        return self._ids.hexdigest()
 
     def has_room(self, entry: bytes) -> bool:
         """Say whether one more request fits into the body."""
@@ -43,7 +49,9 @@ class Shard:
             self._spool.write(b",")
             self.bytes += 1
         self._spool.write(entry)
-        self._digest.update(b"%b\n%b" % (request.packed.encode(), request.digest))
+        packed = b"%b\n" % request.packed.encode()
+        self._digest.update(packed + request.digest)
+        self._ids.update(packed)
         self.bytes += len(entry)
         self.requests += 1
 
@@ -86,13 +94,25 @@ def cut(
     return shards
 
 
+def hash_ids(custom_ids: Iterable[str]) -> str:
+    """Hash ids as a shard does that consists of them."""
+    found = _new_ids_hash()
+    for custom_id in custom_ids:
+        found.update(b"%b\n" % wire_id.pack(custom_id).encode())
+    return found.hexdigest()
+
+
+def _new_ids_hash() -> "hashlib.blake2b":
+    return hashlib.blake2b(digest_size=6)
+
+
 def _close_last(shards: list[Shard]) -> None:
     if shards:
         shards[-1].close()
 
 
 def _entry(request: Request) -> bytes:
-    short = wire_id.request_hash_of(request.digest)
+    short = request.request_hash
     tail = short + wire_id.check(request.packed, short)
     head = b'{"custom_id":"%b%b%b"' % (request.packed.encode(), _MARK_TO_COME, tail.encode())
     return b'%b,"params":%b}' % (head, request.json)

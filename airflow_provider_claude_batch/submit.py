@@ -189,7 +189,10 @@ class Submission:
             estimate_basis=estimate.basis,
             submitted_at=now,
         )
-        noted = [NotedShard(order.mark(one, generation), one.digest, one.requests, one.bytes) for one in shards]
+        noted = [
+            NotedShard(order.mark(one, generation), one.digest, one.requests, one.bytes, ids_hash=one.ids_hash)
+            for one in shards
+        ]
         if order.unremembered_since:
             _doubt_all(noted, order.unremembered_since, now)
         cover = Cover(order.clear, receipt, now, generation, self._notebook.forget)

@@ -6,9 +6,17 @@ from airflow.sdk import dag
 from runs import states, xcom
 from tries import DEFAULTS, some_requests
 
-from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor, shards
+from airflow_provider_claude_batch import (
+    ClaudeBatchOperator,
+    ClaudeBatchResultsOperator,
+    ClaudeBatchSensor,
+    claude_batch,
+    shards,
+)
 from airflow_provider_claude_batch.fan_out import split
 from airflow_provider_claude_batch.receipt import Part, Receipt
+
+EMULATOR = ("--batch-seconds", "0")
 
 
 def fanned_out_dag(requests: list[dict[str, Any]]) -> Any:
@@ -46,8 +54,47 @@ def test_nothing_to_wait_for_is_skipped(emulator: Any, run_dag: Any, warehouse: 
 
 
 def test_what_belongs_to_all_batches_goes_with_the_first() -> None:
-    whole = Receipt("sub", (Part("a", 2), Part("b", 1)), requests=3, estimate_usd=5.0, invalid={"why": ("x",)})
+    parts = (Part("a", 2, first=0), Part("b", 1, first=2))
+    whole = Receipt("sub", parts, requests=3, estimate_usd=5.0, reused=4, invalid={"why": ("x",)})
     first, second = split(whole)
-    assert (first.requests, first.estimate_usd, first.invalid) == (2, 5.0, {"why": ("x",)})
-    assert (second.requests, second.estimate_usd, second.invalid) == (1, None, None)
-    assert split(Receipt("sub")) == []
+    assert (first.requests, first.estimate_usd, first.reused, first.is_beginning) == (2, 5.0, 4, True)
+    assert (second.requests, second.estimate_usd, second.reused, second.is_beginning) == (1, None, None, False)
+    assert first.invalid == second.invalid == whole.invalid  # whoever reads the source again passes over it
+
+
+def test_where_everything_was_reused_the_whole_is_what_passes_through() -> None:
+    whole = Receipt("sub", reused=3)
+    assert split(whole) == [whole]
+    assert whole.is_beginning
+
+
+def reusing_dag(requests: list[dict[str, Any]]) -> Any:
+    @dag(schedule=None)
+    def reusing() -> None:
+        claude_batch(
+            "enrich",
+            requests=requests,
+            defaults=DEFAULTS,
+            shard_size=2,
+            fan_out=True,
+            reuse_from=("warehouse", "answers"),
+            warehouse_conn_id="warehouse",
+            table="answers",
+        )
+
+    return reusing()
+
+
+def test_what_is_reused_counts_once_and_a_night_without_changes_passes_through(
+    emulator: Any, run_dag: Any, warehouse: Any
+) -> None:
+    run_dag(reusing_dag(some_requests(3)))
+    grown = run_dag(reusing_dag(some_requests(8)))
+    assert len(xcom(grown, "enrich.submit")["batches"]) == 3
+    assert xcom(grown, "enrich.total")["reused"] == 3
+    same = run_dag(reusing_dag(some_requests(8)))
+    assert same.state == "success"
+    passed = {"submit", "shards", "wait", "load", "total"}
+    assert {name.partition(".")[2] for name, state in states(same).items() if state == "success"} == passed
+    assert xcom(same, "enrich.total")["reused"] == 8
+    assert warehouse.query("SELECT count(*) FROM answers") == [(8,)]

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import AirflowSkipException
+from airflow.sdk import dag, task, task_group
 from runs import states, xcom
-from tries import DEFAULTS, some_requests
+from tries import DEFAULTS, Task, some_requests
 from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch import (
@@ -17,6 +18,15 @@ from airflow_provider_claude_batch import (
     SqlRequests,
     shards,
 )
+from airflow_provider_claude_batch.connection import open_warehouse
+from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.fan_out import split
+from airflow_provider_claude_batch.load import Loader
+from airflow_provider_claude_batch.price import PRICES
+from airflow_provider_claude_batch.receipt import Part, Receipt, Source, replace
+from airflow_provider_claude_batch.roster import Roster
+from airflow_provider_claude_batch.row import COLUMNS
+from airflow_provider_claude_batch.shard import hash_ids
 
 EMULATOR = ("--batch-seconds", "0")
 
@@ -155,10 +165,11 @@ def test_requests_that_were_skipped_are_not_taken_for_missing(emulator: Any, run
         load(ClaudeBatchSensor(task_id="wait", batch=submitted.output).output)
 
     run = run_dag(pipeline(wire))
-    statuses = [status for (status,) in answers.query("SELECT status FROM answers")]
-    assert run.state in {"success", "failed"}
-    assert statuses.count("errored") == 2
-    assert statuses.count("succeeded") == 3
+    assert run.state == "success"
+    rows = answers.query("SELECT custom_id, status FROM answers")
+    assert sorted(custom_id for custom_id, status in rows if status == "errored") == ["r-1", "r-2"]
+    assert sorted(custom_id for custom_id, status in rows if status != "errored") == ["r-0", "r-2", "r-3", "r-4"]
+    assert [status for _, status in rows].count("missing") == 1
 
 
 def test_a_source_that_has_changed_is_not_believed(
@@ -181,6 +192,197 @@ def test_a_source_that_has_changed_is_not_believed(
     assert "the source does not hold the requests of then any more" in caplog.text
     assert "1 requests are in no line of the results" in capfd.readouterr().out
     assert answers.query("SELECT count(*) FROM answers") == [(8,)]
+
+
+def test_one_request_replaced_by_another_is_not_named_in_its_place(
+    emulator: Any, run_dag: Any, answers: Any, tmp_path: Path
+) -> None:
+    emulator.fault("missing_lines", count=9, times=-1)
+    path = file_of(tmp_path)
+
+    def wire() -> None:
+        @task(trigger_rule="all_done")
+        def change() -> None:
+            Path(path).write_text(Path(path).read_text().replace('"r-4"', '"other"'))
+
+        waited = ClaudeBatchSensor(task_id="wait", batch=submit(requests=path).output)
+        waited >> change() >> load(waited.output)
+
+    run = run_dag(pipeline(wire))
+    assert states(run)["load"] == "failed"
+    assert answers.query("SELECT count(*) FROM answers") == [(0,)]
+
+
+def test_what_was_reused_is_never_named_missing(emulator: Any, run_dag: Any, answers: Any) -> None:
+    def wire(count: int) -> None:
+        submitted = submit(requests=some_after(count), reuse_from=("warehouse", "answers"))
+        load(ClaudeBatchSensor(task_id="wait", batch=submitted.output).output)
+
+    @task
+    def some_after(count: int) -> list[dict[str, Any]]:
+        return some_requests(count)
+
+    run_dag(pipeline(wire, 3))
+    emulator.fault("missing_lines", count=1, times=-1)
+    run = run_dag(pipeline(wire, 6))
+    assert states(run)["load"] == "failed"
+    assert xcom(run, "submit")["reused"] == 3
+    assert answers.query("SELECT DISTINCT status FROM answers") == [("succeeded",)]
+
+
+def test_the_missing_of_any_part_are_named_though_requests_of_the_first_were_skipped(
+    emulator: Any, run_dag: Any, answers: Any
+) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+
+    @task
+    def build_some_bad() -> list[dict[str, Any]]:
+        requests = some_requests(7)
+        requests[1]["params"]["messages"] = []
+        return requests
+
+    def wire() -> None:
+        parts = shards(submit(requests=build_some_bad(), shard_size=3, on_invalid="skip").output)
+        waits = ClaudeBatchSensor.partial(task_id="wait").expand(batch=parts)
+        ClaudeBatchResultsOperator.partial(task_id="load", warehouse_conn_id="warehouse", table="answers").expand(
+            batch=waits.output
+        )
+
+    assert run_dag(pipeline(wire)).state == "success"
+    rows = answers.query("SELECT custom_id, status FROM answers")
+    assert sorted(custom_id for custom_id, _ in rows) == [f"r-{n}" for n in range(7)]
+    assert [custom_id for custom_id, status in rows if status == "errored"] == ["r-1"]
+    assert [status for _, status in rows].count("missing") == 2
+
+
+@pytest.mark.parametrize("numbers", [[1], [1, 2, 3]])
+def test_the_missing_of_a_mapped_group_are_its_own(
+    numbers: list[int], emulator: Any, run_dag: Any, answers: Any
+) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+
+    @task
+    def build_odd(part: int) -> list[dict[str, Any]]:
+        if part % 2 == 0:
+            raise AirflowSkipException
+        return [{**request, "custom_id": f"{part}-{request['custom_id']}"} for request in some_requests(3)]
+
+    def wire() -> None:
+        @task_group
+        def group(part: int) -> None:
+            load(ClaudeBatchSensor(task_id="wait", batch=submit(requests=build_odd(part)).output).output)
+
+        group.expand(part=numbers)
+
+    run_dag(pipeline(wire))
+    rows = answers.query("SELECT custom_id, status FROM answers")
+    odd = [number for number in numbers if number % 2]
+    assert sorted(custom_id for custom_id, _ in rows) == [f"{part}-r-{n}" for part in odd for n in range(3)]
+    assert [status for _, status in rows].count("missing") == len(odd)
+
+
+def test_the_missing_of_a_mapped_submission_of_one_list_are_its_own(emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+
+    def wire() -> None:
+        submits = ClaudeBatchOperator.partial(task_id="submit", requests=build(), shard_size=5).expand(
+            defaults=[DEFAULTS]
+        )
+        load(ClaudeBatchSensor(task_id="wait", batch=submits.output).output)
+
+    one_of_each_batch_is_missing(run_dag(pipeline(wire)), answers, 2)
+
+
+def part_of(ids: list[str], **said: Any) -> tuple[Receipt, Part]:
+    part = Part("msgbatch_1", len(ids), **{"first": 0, "ids_hash": hash_ids(ids), **said})
+    return Receipt("sub", (part,), source=Source(tasks=("build",)), map_index=1), part
+
+
+class Upstream:
+    """The XComs of one task, by map index."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def xcom_pull(self, task_ids: str, map_indexes: int | None = None) -> Any:
+        assert task_ids == "build"
+        if map_indexes is not None:
+            return self.values[map_indexes] if map_indexes < len(self.values) > 1 else None
+        return self.values[0] if len(self.values) == 1 else list(self.values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ([{"custom_id": "x"}], [{"custom_id": "a"}, {"custom_id": "b"}]),
+        ([[{"custom_id": "x"}], [{"custom_id": "a"}, {"custom_id": "b"}]],),
+        ([{"custom_id": "a"}, {"custom_id": "b"}],),
+    ],
+)
+def test_whichever_part_of_an_xcom_was_sent_is_found(values: Any) -> None:
+    assert Roster({"ti": Upstream(*values)})(*part_of(["a", "b"])) == ["a", "b"]
+
+
+@pytest.mark.parametrize("values", [(None,), ([],), ([{"custom_id": "a"}],), ({"custom_id": "a"},), ("a",), (7,)])
+def test_an_xcom_of_another_shape_tells_nothing(values: Any) -> None:
+    with pytest.raises(Misconfigured, match="cannot be told"):
+        Roster({"ti": Upstream(*values)})(*part_of(["a", "b"]))
+
+
+def test_a_receipt_from_before_there_was_a_hash_of_ids_tells_nothing() -> None:
+    with pytest.raises(Misconfigured, match="does not say where they came from"):
+        Roster({"ti": Upstream([{"custom_id": "a"}])})(*part_of(["a"], ids_hash=None))
+
+
+def test_an_id_that_was_skipped_first_and_sent_later_stands_where_it_was_sent() -> None:
+    receipt, part = part_of(["b", "a", "c"])
+    receipt = replace(receipt, invalid={"model is missing": ("a",), "custom_id stands twice": ("b", "a")})
+    raw = [{"custom_id": one} for one in ("a", "b", "b", "a", "a", "x" * 99, "c")]
+    assert Roster({"ti": Upstream(raw)})(receipt, part) == ["b", "a", "c"]
+
+
+# The rows of requests that were never sent
+
+
+@pytest.fixture
+def loader(client: Any) -> Loader:
+    return Loader(client, PRICES)
+
+
+@pytest.fixture
+def writer(answers: Any) -> Any:
+    return open_warehouse("warehouse", "answers", COLUMNS)
+
+
+def skipped_rows(answers: Any) -> list[Any]:
+    return sorted(answers.query("SELECT custom_id FROM answers WHERE batch_id = 'sub_1'"))
+
+
+def test_the_rows_of_skipped_requests_go_when_nothing_is_skipped_any_more(
+    client: Any, emulator: Any, answers: Any, loader: Loader, writer: Any
+) -> None:
+    sent, _ = Task(client, emulator).finish(some_requests(2))
+    whole = replace(sent, submission="sub_1", invalid={"why": ("x", "y")})
+    loader.load([whole], writer)
+    assert skipped_rows(answers) == [("x",), ("y",)]
+    loader.load([replace(whole, invalid=None)], writer)
+    assert skipped_rows(answers) == []
+
+
+def test_the_rows_of_skipped_requests_are_written_once_and_with_the_first_part(
+    client: Any, emulator: Any, answers: Any, loader: Loader, writer: Any
+) -> None:
+    sent, _ = Task(client, emulator).finish(some_requests(3), shard_size=2)
+    whole = replace(sent, submission="sub_1", invalid={"why": ("x",)}, reused=5)
+    first, again = loader.load([whole, whole], writer)
+    assert skipped_rows(answers) == [("x",)]
+    assert (first[1].rows, first[0].reused) == (4, 5)
+    assert (again[1].rows, again[0].reused, again[0].invalid) == (0, None, None)
+    part_1, part_2 = split(whole)
+    assert [tally.rows for _, tally in loader.load([part_2, part_2], writer)] == [1, 0]
+    assert skipped_rows(answers) == [("x",)]
+    assert [tally.rows for _, tally in loader.load([part_2, part_1], writer)] == [1, 3]
+    assert answers.query("SELECT count(*) FROM answers") == [(4,)]
 
 
 def test_a_stream_that_ends_early_without_an_error_is_asked_for_again(

@@ -28,6 +28,8 @@ parts = st.builds(
     created_at=maybe(moment),
     ended_at=maybe(moment),
     expires_at=maybe(moment),
+    first=maybe(count),
+    ids_hash=maybe(text),
 )
 whole = st.builds(
     Receipt,

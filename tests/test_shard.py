@@ -11,7 +11,7 @@ from airflow_provider_claude_batch import shard as shards
 from airflow_provider_claude_batch import wire_id
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.request import Reading
-from airflow_provider_claude_batch.shard import cut
+from airflow_provider_claude_batch.shard import cut, hash_ids
 
 MARK = "abcdefg"
 quick = settings(max_examples=75, deadline=None)
@@ -81,6 +81,20 @@ def test_a_digest_stands_for_every_id_all_content_and_the_order(changed):
         (other,) = cut(changed, spool)
         (with_beta,) = cut([request("a", ("beta",), x=1), request("b", ("beta",), x=2)], spool)
         assert len({one.digest, other.digest, with_beta.digest}) == 3
+
+
+@quick
+@given(ids, st.integers(1, 5))
+def test_the_hash_of_ids_is_that_of_the_ids_alone_in_their_order(custom_ids, shard_size):
+    with TemporaryFile() as one, TemporaryFile() as other:
+        for shard, reworded in zip(
+            cut(requests_of(custom_ids, {}), one, shard_size),
+            cut(requests_of(custom_ids, {"x": 1}), other, shard_size),
+            strict=True,
+        ):
+            sent_ids = [custom_id for custom_id, _ in sent(shard)]
+            assert shard.ids_hash == reworded.ids_hash == hash_ids(sent_ids)
+            assert shard.ids_hash not in {hash_ids(sent_ids[1:]), hash_ids([*sent_ids[1:], "another"])}
 
 
 def test_the_hash_on_the_wire_speaks_of_the_content_and_not_of_its_spelling():
