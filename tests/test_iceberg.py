@@ -201,7 +201,7 @@ def test_the_partitions_of_a_table_of_the_user_are_kept(lake):
         load(
             row("one", custom_id, loaded_at=NOON),
             row("one", "c", status="expired", loaded_at=NOON),
-            row("two", "d"),
+            row("two", "d", loaded_at=None),
             *rows("three", 3, 8),
         )
     found = table_of(lake).inspect.partitions().to_pylist()
