@@ -16,6 +16,7 @@ import pyarrow as pa
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
+from airflow_provider_claude_batch.writers.chunk import chunks
 from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, quote, refuse_missing_folder
 
 _CHUNK_ROWS = 1_000
@@ -216,27 +217,13 @@ def _stage(rows: Iterable[Row], columns: Sequence[Column], path: Path) -> int:
     schema = pa.schema([(column.name, _STAGED[column.kind]) for column in columns])
     longest = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
-        for chunk in _chunks(rows):
+        for chunk in chunks(rows, _CHUNK_ROWS, _CHUNK_CHARS):
             batch = _record_batch(chunk, schema)
             stream.write_batch(batch)
             longest = max(longest, batch.nbytes // len(chunk))
     vectors = _GROUP_BYTES // max(longest, 1) // _VECTOR_ROWS
     is_small = path.stat().st_size <= _GROUP_BYTES
     return _GROUP_ROWS if is_small else min(max(vectors, 1) * _VECTOR_ROWS, _GROUP_ROWS)
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Group rows; a few long answers fill a chunk as well as many short ones."""
-    chunk: list[Row] = []
-    chars = 0
-    for row in rows:
-        chunk.append(row)
-        chars += len(row.text or "") + len(row.content or "")
-        if len(chunk) >= _CHUNK_ROWS or chars >= _CHUNK_CHARS:
-            yield chunk
-            chunk, chars = [], 0
-    if chunk:
-        yield chunk
 
 
 def _record_batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:

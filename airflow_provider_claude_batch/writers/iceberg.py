@@ -21,6 +21,7 @@ from pyiceberg.table import Table as IcebergTable
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
+from airflow_provider_claude_batch.writers.chunk import chunks
 from airflow_provider_claude_batch.writers.table import Part, Table
 
 _CHUNK_ROWS = 10_000
@@ -229,24 +230,10 @@ def _layout(table: IcebergTable) -> tuple[Any, ...]:
 def _stage(rows: Iterable[Row], columns: Sequence[Column], path: Path) -> None:
     schema = pa.schema([(column.name, _STAGED[column.kind]) for column in columns])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
-        for chunk in _chunks(rows):
+        for chunk in chunks(rows, _CHUNK_ROWS, _CHUNK_CHARS, by_batch=True):
             cells = zip(*(row.cells() for row in chunk), strict=True)
             arrays = [pa.array(values, field.type) for values, field in zip(cells, schema, strict=True)]
             stream.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Group rows of one batch; a few long answers fill a chunk as well as many short ones."""
-    chunk: list[Row] = []
-    chars = 0
-    for row in rows:
-        if chunk and (len(chunk) >= _CHUNK_ROWS or chars >= _CHUNK_CHARS or row.batch_id != chunk[0].batch_id):
-            yield chunk
-            chunk, chars = [], 0
-        chunk.append(row)
-        chars += len(row.text or "") + len(row.content or "")
-    if chunk:
-        yield chunk
 
 
 def _files(staged: Path) -> Iterator[pa.Table]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from airflow_provider_claude_batch.row import Column, Kind, Row
+from airflow_provider_claude_batch.writers.chunk import chunks
 
 _CHUNK_ROWS = 10_000
 _CHUNK_CHARS = 16_000_000
@@ -43,7 +44,7 @@ def write_files(
     """Write rows into one file after the other, columns named c0, c1 and so on; longer texts are cut."""
     types = {**_TYPES, "timestamp": pa.timestamp("us", zone)}
     schema = pa.schema([(f"c{n}", types[column.kind]) for n, column in enumerate(columns)])
-    batches = (_record_batch(chunk, schema, longest) for chunk in _chunks(rows))
+    batches = (_record_batch(chunk, schema, longest) for chunk in chunks(rows, _CHUNK_ROWS, _CHUNK_CHARS))
     for number in count():
         first = next(batches, None)
         if first is None:
@@ -60,20 +61,6 @@ def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> 
             if sink.tell() >= _FILE_BYTES:
                 break
     return File(path, written)
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Group rows; a few long answers fill a chunk as well as many short ones."""
-    chunk: list[Row] = []
-    chars = 0
-    for row in rows:
-        chunk.append(row)
-        chars += len(row.text or "") + len(row.content or "")
-        if len(chunk) >= _CHUNK_ROWS or chars >= _CHUNK_CHARS:
-            yield chunk
-            chunk, chars = [], 0
-    if chunk:
-        yield chunk
 
 
 def _record_batch(rows: list[Row], schema: pa.Schema, longest: int) -> pa.RecordBatch:
