@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from airflow_provider_claude_batch.receipt import Receipt, UsageTotal, newest
-from airflow_provider_claude_batch.tally import hit_rate
+from airflow_provider_claude_batch.tally import accounted_for, hit_rate
 
 _COMMONEST = 5
 _DIGITS = 6
@@ -65,7 +65,7 @@ def _outcomes(rounds: Sequence[Sequence[Receipt]]) -> tuple[Counter[str], Counte
     retryable: Counter[str] = Counter()
     for receipts in rounds:
         now = _merged(receipt.counts for receipt in receipts)
-        for why, number in _resent(retryable, now.total() - now["unreadable"]).items():
+        for why, number in _resent(retryable, accounted_for(now)).items():
             retryable[why] -= number
             counts["succeeded" if why in problems else why] -= number
             if why in problems:

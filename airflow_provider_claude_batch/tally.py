@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -45,12 +45,12 @@ class Tally:
     @property
     def requests(self) -> int:
         """Requests that are accounted for, in whatever way; a line that cannot be read stands for none."""
-        return sum(self.counts.values()) - self.counts["unreadable"]
+        return accounted_for(self.counts)
 
     @property
     def failed(self) -> int:
         """Requests without a usable answer."""
-        return self.requests - self.counts["succeeded"] + sum(self.problems.values())
+        return without_answer(self.counts, self.problems)
 
     @property
     def error_rate(self) -> float:
@@ -129,6 +129,16 @@ def _alike(errors: Counter[str]) -> Counter[str]:
             for pattern, alike in groups.items()
         }
     )
+
+
+def accounted_for(counts: Mapping[str, int]) -> int:
+    """Count requests by how they ended; a line that cannot be read stands for none."""
+    return sum(counts.values()) - counts.get("unreadable", 0)
+
+
+def without_answer(counts: Mapping[str, int], problems: Mapping[str, int]) -> int:
+    """Count requests without a usable answer."""
+    return accounted_for(counts) - counts.get("succeeded", 0) + sum(problems.values())
 
 
 def _dollars(amount: Decimal) -> float:

@@ -9,6 +9,7 @@ from airflow_provider_claude_batch import receipt, rounds
 from airflow_provider_claude_batch.errors import TooManyErrors
 from airflow_provider_claude_batch.price import dollars
 from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.tally import accounted_for, without_answer
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ class ClaudeBatchTotal(BaseOperator):
 def judge(total: Receipt, max_error_rate: float | None) -> None:
     """Fail where too many requests have no usable answer after all rounds."""
     counts, problems = total.counts or {}, total.problems or {}
-    requests = sum(counts.values()) - counts.get("unreadable", 0)
-    failed = requests - counts.get("succeeded", 0) + sum(problems.values())
+    requests, failed = accounted_for(counts), without_answer(counts, problems)
     if max_error_rate is not None and requests and failed / requests > max_error_rate:
         raise TooManyErrors(failed, requests, max_error_rate)
