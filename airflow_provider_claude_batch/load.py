@@ -211,14 +211,10 @@ def report(receipt: Receipt, tally: Tally) -> None:
         log.warning("%s of the succeeded are not usable: %s.", f"{count:,}", problem)
     for error, count in receipt.errors or ():
         log.warning("%s times: %s", f"{count:,}", error)
-    log.info(
-        "Cost: %s; live it would have been %s: %s saved.",
-        dollars(tally.cost),
-        dollars(tally.live_cost),
-        dollars(tally.live_cost - tally.cost),
-    )
-    if tally.unpriced:
-        log.warning("%s rows have no cost: the price of their model is not known.", f"{tally.unpriced:,}")
+    cost, live = tally.spent.cost_usd, tally.spent.live_cost_usd
+    log.info("Cost: %s; live it would have been %s: %s saved.", dollars(cost), dollars(live), dollars(live - cost))
+    if unpriced := tally.spent.unpriced:
+        log.warning("%s rows have no cost: the price of their model is not known.", f"{unpriced:,}")
 
 
 def judge(tally: Tally, max_error_rate: float | None) -> None:

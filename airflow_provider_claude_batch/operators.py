@@ -13,6 +13,7 @@ from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fate import Pause
 from airflow_provider_claude_batch.lineage import outputs
+from airflow_provider_claude_batch.links import LINKS
 from airflow_provider_claude_batch.note import Clear, Notebook
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.price import PRICES
@@ -59,7 +60,8 @@ class ClaudeBatchOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "reuse_from", "conn_id")
     template_ext: Sequence[str] = (".sql",)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"defaults": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"defaults": "json", "reuse_from": "json"}
+    operator_extra_links = LINKS
     ui_color = "#f5e6dc"
 
     def __init__(
@@ -225,6 +227,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("batch", "warehouse_conn_id", "table", "conn_id")
+    operator_extra_links = LINKS
     ui_color = "#e6f0dc"
 
     def __init__(

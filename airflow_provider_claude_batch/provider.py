@@ -23,6 +23,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules("operators"),
         "sensors": _modules("sensor"),
         "triggers": _modules("trigger"),
+        "extra-links": [f"{_PACKAGE}.links.{name}" for name in ("ClaudeConsoleLink", "ClaudeBatchesLink")],
         "task-decorators": [{"name": "claude_batch", "class-name": f"{_PACKAGE}.decorator.claude_batch_task"}],
         "config": {
             "claude_batch": {

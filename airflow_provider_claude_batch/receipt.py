@@ -76,6 +76,14 @@ class UsageTotal(msgspec.Struct, frozen=True):
     cache_read_tokens: int = 0
 
 
+class ModelTotal(UsageTotal, frozen=True):
+    """Rows, tokens and dollars of one model; no dollars where its price is not known."""
+
+    rows: int = 0
+    cost_usd: float | None = None
+    live_cost_usd: float | None = None
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """What one step knows of a submission; every step adds to what it was given."""
 
@@ -111,8 +119,10 @@ class Receipt(msgspec.Struct, frozen=True):
     cost_usd: float | None = None
     live_cost_usd: float | None = None
     saved_usd: float | None = None
+    by_model: dict[str, ModelTotal] | None = None
     cache_hit_rate: float | None = None
     errors: tuple[tuple[str, int], ...] | None = None
+    error_examples: dict[str, tuple[str, ...]] | None = None
     rounds: int | None = None
 
     @property

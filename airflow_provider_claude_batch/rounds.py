@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from airflow_provider_claude_batch.receipt import Receipt, UsageTotal, newest
+from airflow_provider_claude_batch import spending
+from airflow_provider_claude_batch.commonest import Commonest
+from airflow_provider_claude_batch.receipt import ModelTotal, Receipt, UsageTotal, newest
+from airflow_provider_claude_batch.spending import known_sum
 from airflow_provider_claude_batch.tally import accounted_for, hit_rate
-
-_COMMONEST = 5
-_DIGITS = 6
 
 
 def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
@@ -17,7 +17,7 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
     rounds = _of_this_life(rounds)
     every = [receipt for receipts in rounds for receipt in receipts]
     counts, problems, retryable = _outcomes(rounds)
-    usage = _usage(every)
+    usage, commonest = _usage(every), _commonest(every)
     first = rounds[0][0]
     return msgspec.structs.replace(
         first,
@@ -27,8 +27,8 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
         models=tuple(dict.fromkeys(model for receipt in every for model in receipt.models)),
         reused=sum(receipt.reused or 0 for receipt in every) or None,
         invalid=next((receipt.invalid for receipt in every if receipt.invalid), None),
-        estimate_usd=_sum(receipt.estimate_usd for receipt in every),
-        preflight_usd=_sum(receipt.preflight_usd for receipt in every),
+        estimate_usd=known_sum(receipt.estimate_usd for receipt in every),
+        preflight_usd=known_sum(receipt.preflight_usd for receipt in every),
         rounds=len(rounds),
         rows=sum(receipt.rows or 0 for receipt in every),
         counts=dict(+counts),
@@ -38,11 +38,13 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
         retry_ids=None,
         truncated_ids=None,
         usage=usage,
-        cost_usd=_sum(receipt.cost_usd for receipt in every),
-        live_cost_usd=_sum(receipt.live_cost_usd for receipt in every),
-        saved_usd=_sum(receipt.saved_usd for receipt in every),
+        cost_usd=known_sum(receipt.cost_usd for receipt in every),
+        live_cost_usd=known_sum(receipt.live_cost_usd for receipt in every),
+        saved_usd=known_sum(receipt.saved_usd for receipt in every),
+        by_model=_by_model(every),
         cache_hit_rate=hit_rate(usage),
-        errors=_errors(every),
+        errors=commonest.counts,
+        error_examples=commonest.examples,
     )
 
 
@@ -96,13 +98,15 @@ def _usage(receipts: Iterable[Receipt]) -> UsageTotal:
     return UsageTotal(**{name: sum(getattr(one, name) for one in used) for name in UsageTotal.__struct_fields__})
 
 
-def _sum(amounts: Iterable[float | None]) -> float | None:
-    known = [amount for amount in amounts if amount is not None]
-    return round(sum(known), _DIGITS) if known else None
+def _by_model(receipts: Iterable[Receipt]) -> dict[str, ModelTotal] | None:
+    known = [receipt.by_model for receipt in receipts if receipt.by_model is not None]
+    return spending.add_up(known) if known else None
 
 
-def _errors(receipts: Iterable[Receipt]) -> tuple[tuple[str, int], ...]:
-    errors: Counter[str] = Counter()
+def _commonest(receipts: Iterable[Receipt]) -> Commonest:
+    commonest = Commonest()
     for receipt in receipts:
-        errors.update(dict(receipt.errors or ()))
-    return tuple(errors.most_common(_COMMONEST))
+        examples = receipt.error_examples or {}
+        for error, times in receipt.errors or ():
+            commonest.add(error, times, examples.get(error, ()))
+    return commonest

@@ -13,6 +13,7 @@ from airflow_provider_claude_batch import connection, metrics, receipt
 from airflow_provider_claude_batch.batch import Batch, Counts
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import ApiRefused, ClaudeBatchError, Misconfigured, WaitTimeout
+from airflow_provider_claude_batch.links import LINKS
 from airflow_provider_claude_batch.roll_call import Roll
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger, Finding, tell
@@ -38,6 +39,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("batch", "conn_id")
+    operator_extra_links = LINKS
     ui_color = "#e0e6f5"
 
     def __init__(

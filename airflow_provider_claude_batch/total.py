@@ -7,6 +7,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperat
 
 from airflow_provider_claude_batch import receipt, rounds
 from airflow_provider_claude_batch.errors import TooManyErrors
+from airflow_provider_claude_batch.links import LINKS
 from airflow_provider_claude_batch.price import dollars
 from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.tally import accounted_for, without_answer
@@ -24,6 +25,7 @@ class ClaudeBatchTotal(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("rounds",)
+    operator_extra_links = LINKS
     ui_color = "#e8e8e8"
 
     def __init__(self, *, rounds: Any, max_error_rate: float | None = None, **kwargs: Any) -> None:

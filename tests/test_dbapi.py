@@ -11,6 +11,7 @@ from loads import LATER, ids, row
 from loads import load_rows as load
 from sqlalchemy.dialects import mssql, mysql, oracle
 from sqlalchemy.schema import CreateTable
+from sqlalchemy.types import NullType
 from warehouse import set_connection
 
 from airflow_provider_claude_batch.connection import open_warehouse
@@ -51,6 +52,8 @@ def test_a_file_of_sqlite_holds_what_a_server_holds(file):
     assert ids(file) == [("one", "b"), ("two", "a")]
     assert list(writer.retryable(["one"])) == [("b", None, None)]
     assert list(writer.answered(LATER)) == [("b", "h")]
+    (sample,) = writer.sample(["one"], failed=False, limit=9)
+    assert (sample.custom_id, sample.cost_usd) == ("b", float(money))
     assert (file.types()["cost_usd"], file.types()["loaded_at"]) == ("TEXT", "DATETIME")
 
 
@@ -141,6 +144,9 @@ def test_a_database_is_named_by_its_connection(database):
 # What was compiled only: there is no server of these here
 
 
+FOUND = {column.name: {"name": column.name, "type": NullType()} for column in COLUMNS}
+
+
 def compiled(dialect, table="t", columns=COLUMNS):
     definition = Definition(Table.parse(table), columns, dialect)
     described = definition.table({})
@@ -172,6 +178,19 @@ def test_types_hold_what_we_write(name):
     assert [part for part in expected if part not in create] == []
     assert "CASE WHEN (" in latest
     assert "WHERE NOT (" in errors
+
+
+def test_a_sample_is_chosen_before_texts_are_cut_in_each_database():
+    sampled = {}
+    for dialect in (mysql.dialect(), mssql.dialect(), oracle.dialect()):
+        select = Definition(Table.parse("t"), COLUMNS, dialect).select_sample(FOUND, ["b"], failed=True, limit=50)
+        sampled[dialect.name] = " ".join(str(select.compile(dialect=dialect)).split())
+    assert "substr(chosen.text, " in sampled["mysql"]
+    assert "substring(chosen.text, " in sampled["mssql"]
+    assert "substr(chosen.text, " in sampled["oracle"]
+    assert "FROM (SELECT TOP " in sampled["mssql"]
+    assert "FETCH FIRST " in sampled["oracle"]
+    assert all("WHEN (t.custom_id IS NULL)" in sql and "NOT (t.status = " in sql for sql in sampled.values())
 
 
 def test_names_are_quoted_as_each_database_quotes_them():

@@ -1,11 +1,15 @@
 """DuckDB: what only this warehouse has."""
 
+import subprocess
+import sys
+
 import pytest
 from loads import ids, row
 from loads import load_rows as load
 from warehouse import connect_warehouse, set_connection
 
-from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.connection import open_warehouse
+from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import COLUMNS
 
 NAMES = [column.name for column in COLUMNS]
@@ -106,3 +110,41 @@ def test_the_users_own_memory_limit_is_left_alone(duckdb_file, monkeypatch):
     set_connection(monkeypatch, "duckdb", host=duckdb_file.path, extra={"memory_limit": "1GB"})
     load(row())
     assert ids(duckdb_file) == [("msgbatch_1", "a")]
+
+
+def sampled(table="t"):
+    return [one.text for one in open_warehouse("warehouse", table).sample(["msgbatch_1"], failed=False, limit=9)]
+
+
+def test_a_sample_does_not_wait_long_for_a_file_that_another_process_holds(duckdb_file, monkeypatch):
+    from airflow_provider_claude_batch.writers import duckdb
+
+    load(row(text="here"))
+    monkeypatch.setattr(duckdb, "_SHORT_PATIENCE", 0.2)
+    code = f"import duckdb; con = duckdb.connect({str(duckdb_file.path)!r}); print('open', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(WarehouseUnavailable, match="Could not set lock"):
+            sampled()
+        holder.communicate("\n")
+    assert sampled() == ["here"]
+
+
+def test_a_sample_reads_what_a_load_that_died_had_committed_and_leaves_the_file_as_it_is(duckdb_file):
+    load(row(text="here"))
+    code = (
+        f"import duckdb, os; con = duckdb.connect({str(duckdb_file.path)!r}); "
+        "con.execute(\"UPDATE t SET text = 'later'\"); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    before = {path: path.read_bytes() for path in duckdb_file.path.parent.iterdir()}
+    assert len(before) == 2
+    assert sampled() == ["later"]
+    assert {path: path.read_bytes() for path in duckdb_file.path.parent.iterdir()} == before
+
+
+def test_a_sample_does_not_create_the_file(duckdb_file):
+    with pytest.raises(WarehouseUnavailable, match="does not exist"):
+        sampled()
+    assert not duckdb_file.path.exists()

@@ -18,6 +18,7 @@ from warehouse_postgres import PASSWORD, Postgres, Server, connect, connect_to
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import COLUMNS, Column
+from airflow_provider_claude_batch.writers import postgres
 from airflow_provider_claude_batch.writers.postgres import encode
 
 NAMES = [column.name for column in COLUMNS]
@@ -192,6 +193,16 @@ def test_another_encoding_of_the_connection_changes_nothing(database, monkeypatc
 
 
 # Several at once
+
+
+def test_a_sample_does_not_wait_long_for_a_table_that_is_locked(database, monkeypatch):
+    writer = load(row(text="here"))
+    monkeypatch.setattr(postgres, "_SHORT_PATIENCE", "100ms")
+    with database.open(autocommit=False) as con:
+        con.execute("LOCK TABLE t")
+        with pytest.raises(WarehouseUnavailable, match="lock timeout"):
+            writer.sample(["msgbatch_1"], failed=False, limit=9)
+    assert [one.text for one in writer.sample(["msgbatch_1"], failed=False, limit=9)] == ["here"]
 
 
 def test_a_reader_sees_the_old_rows_until_all_new_ones_are_there(database):

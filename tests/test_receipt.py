@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from airflow_provider_claude_batch import receipt as receipts
 from airflow_provider_claude_batch.batch import Batch, Counts
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.receipt import Part, Receipt, UsageTotal, read
+from airflow_provider_claude_batch.receipt import ModelTotal, Part, Receipt, UsageTotal, read
 
 NOW = datetime(2026, 11, 21, 23, tzinfo=UTC)
 
@@ -18,6 +18,7 @@ money = st.floats(0, 1e6)
 moment = st.integers(0, 2**31).map(lambda seconds: datetime.fromtimestamp(seconds + 0.25, UTC))
 tally = st.dictionaries(text, count, max_size=3)
 maybe = st.none().__or__
+models = st.builds(ModelTotal, count, count, count, count, count, rows=count, cost_usd=maybe(money))
 parts = st.builds(
     Part,
     id=text,
@@ -50,7 +51,9 @@ whole = st.builds(
     usage=maybe(st.builds(UsageTotal, count, count, count, count, count)),
     cost_usd=maybe(money),
     cache_hit_rate=maybe(st.floats(0, 1)),
+    by_model=maybe(st.dictionaries(text, models, max_size=2)),
     errors=maybe(st.lists(st.tuples(text, count), max_size=3).map(tuple)),
+    error_examples=maybe(st.dictionaries(text, st.lists(text, max_size=3).map(tuple), max_size=2)),
 )
 
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_claude_batch.receipt import Part, Receipt, replace
+from airflow_provider_claude_batch.receipt import ModelTotal, Part, Receipt, replace
 from airflow_provider_claude_batch.retry import Retry
 from airflow_provider_claude_batch.rounds import add_up
 
@@ -76,3 +76,48 @@ def test_a_retry_is_of_the_newest_submission() -> None:
     retry = Retry.of([loaded(NEW, **FAILED), loaded(OLD, **FAILED)], lambda _: pytest.fail("nothing is read back"))
     assert retry is not None
     assert (retry.lineage.submission, retry.lineage.attempt) == (NEW, 2)
+
+
+def test_what_each_model_cost_is_added_up_over_rounds() -> None:
+    once = {"a": ModelTotal(rows=2, input_tokens=5, cost_usd=0.1, live_cost_usd=0.2)}
+    again = {"b": ModelTotal(rows=9, output_tokens=1), "a": ModelTotal(rows=1, input_tokens=1, cost_usd=0.2)}
+    total = add_up([[loaded(by_model=once, **FAILED)], [loaded(attempt=2, counts={"succeeded": 1}, by_model=again)]])
+    assert total.by_model == {
+        "b": ModelTotal(rows=9, output_tokens=1),
+        "a": ModelTotal(rows=3, input_tokens=6, cost_usd=0.3, live_cost_usd=0.2),
+    }
+
+
+def test_models_beyond_twenty_are_one_over_rounds_too() -> None:
+    first = {f"model-{n:02}": ModelTotal(rows=100 - n, cost_usd=1.0) for n in range(20)} | {
+        "other": ModelTotal(rows=999)
+    }
+    then = {"newest": ModelTotal(rows=85, cost_usd=2.0)}
+    total = add_up([[loaded(by_model=first, map_index=0), loaded(by_model=then, map_index=1)]])
+    assert total.by_model is not None
+    assert len(total.by_model) == 21
+    assert total.by_model["newest"] == then["newest"]
+    assert list(total.by_model)[-1] == "other"
+    assert total.by_model["other"] == ModelTotal(rows=999 + 81, cost_usd=1.0)
+
+
+def test_the_commonest_errors_of_all_rounds_keep_examples() -> None:
+    first = loaded(errors=(("busy", 3), ("odd", 1)), error_examples={"busy": ("a", "b"), "odd": ("c",)}, **FAILED)
+    again = loaded(attempt=2, errors=(("busy", 4),), error_examples={"busy": ("b", "d", "e")})
+    total = add_up([[first], [again]])
+    assert total.errors == (("busy", 7), ("odd", 1))
+    assert total.error_examples == {"busy": ("a", "b", "d"), "odd": ("c",)}
+
+
+def test_errors_of_two_loads_that_are_alike_are_counted_as_one() -> None:
+    one = loaded(map_index=0, errors=(("Request req_011CSHoEe1 failed", 1),))
+    other = loaded(map_index=1, errors=(("Request … failed", 3),), error_examples={"Request … failed": ("a",)})
+    total = add_up([[one, other]])
+    assert total.errors == (("Request … failed", 4),)
+    assert total.error_examples == {"Request … failed": ("a",)}
+
+
+def test_receipts_of_an_older_version_name_no_models() -> None:
+    total = add_up([[loaded(errors=(("busy", 3),))]])
+    assert total.by_model is None
+    assert total.error_examples == {"busy": ()}

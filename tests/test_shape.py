@@ -26,6 +26,10 @@ SUBJECT = {
     "receipt",
     "tally",
     "retry",
+    "commonest",
+    "spending",
+    "submission",
+    "charts",
 }
 EDGES = {"client", "shard", "estimate", "load", "writers"}
 AIRFLOW = {
@@ -54,6 +58,9 @@ AIRFLOW = {
     "sensor",
     "source",
     "trigger",
+    "links",
+    "page",
+    "plugin",
     "provider",
 }
 BY_HAND = {"cli", "emulator"}
@@ -78,6 +85,7 @@ HEAVY_HOMES = {
     "pyarrow": {"writers", "source"},
     "psycopg": {"writers"},
     "sqlite3": {"writers", "emulator"},
+    "fastapi": {"page"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},
     "airflow": AIRFLOW,

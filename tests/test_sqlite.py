@@ -1,8 +1,10 @@
 """SQLite: what only this warehouse has."""
 
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
@@ -10,7 +12,8 @@ from loads import ids, row
 from loads import load_rows as load
 from warehouse import connect_warehouse
 
-from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.connection import open_warehouse
+from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import COLUMNS
 
 NAMES = [column.name for column in COLUMNS]
@@ -54,3 +57,30 @@ def test_a_reader_does_not_see_half_of_a_load(sqlite_file):
         load(row(custom_id="new"))
         assert reader.communicate("\n")[0] == "[('old',)]\n"
     assert ids(sqlite_file) == [("msgbatch_1", "new")]
+
+
+def sampled():
+    return [one.text for one in open_warehouse("warehouse", "t").sample(["msgbatch_1"], failed=False, limit=9)]
+
+
+def test_a_sample_does_not_wait_long_for_a_file_that_is_locked(sqlite_file, monkeypatch):
+    from airflow_provider_claude_batch.writers import sqlite
+
+    load(row(text="here"))
+    monkeypatch.setattr(sqlite, "_SHORT_PATIENCE", 0.2)
+    with closing(sqlite3.connect(sqlite_file.path, isolation_level=None)) as con:
+        con.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(WarehouseUnavailable, match="database is locked"):
+            sampled()
+    assert sampled() == ["here"]
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+def test_a_sample_leaves_no_file_behind(sqlite_file, mode):
+    with pytest.raises(WarehouseUnavailable, match="unable to open"):
+        sampled()
+    assert not sqlite_file.path.exists()
+    sqlite_file.execute(f"PRAGMA journal_mode = {mode}")
+    load(row(text="here"))
+    assert sampled() == ["here"]
+    assert list(sqlite_file.path.parent.iterdir()) == [sqlite_file.path]

@@ -1,9 +1,12 @@
+import json
 from decimal import Decimal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from loads import row
 
-from airflow_provider_claude_batch.receipt import INLINE_IDS, Receipt
+from airflow_provider_claude_batch.receipt import INLINE_IDS, ModelTotal, Receipt, UsageTotal
 from airflow_provider_claude_batch.tally import Tally
 
 
@@ -64,7 +67,7 @@ def test_money_is_added_up_exactly_and_rounded_once():
 
 def test_a_row_without_a_price_is_counted_and_adds_nothing():
     tally = tally_of([row(model="claude-nope", input_tokens=5), row(status="expired")])
-    assert (tally.unpriced, tally.cost) == (1, 0)
+    assert (tally.spent.unpriced, tally.spent.cost_usd) == (1, 0)
     assert tally.fill(Receipt("s")).usage.input_tokens == 5
 
 
@@ -125,3 +128,87 @@ def test_however_many_errors_differ_few_are_held_and_the_commonest_is_found():
     tally = tally_of(rows)
     assert len(tally.errors) <= 1_000
     assert tally.fill(Receipt("s")).errors[0] == ("overloaded_error: busy", 1_000)
+
+
+def test_each_error_that_is_named_has_three_requests_that_had_it():
+    receipt = filled(failed(f"{n}-{i}", error_message=f"why {n}") for n in range(7) for i in range(n + 1))
+    assert tuple(receipt.error_examples) == tuple(error for error, _ in receipt.errors)
+    assert receipt.error_examples["overloaded_error: why 6"] == ("6-0", "6-1", "6-2")
+    assert receipt.error_examples["overloaded_error: why 2"] == ("2-0", "2-1", "2-2")
+    assert filled([row()]).error_examples == {}
+
+
+def test_errors_that_are_alike_share_their_examples():
+    receipt = filled(failed(str(n), error_message=f"Request req_011CSHoEe{n} failed") for n in range(20_000, 20_005))
+    assert receipt.error_examples == {"overloaded_error: Request … failed": ("20000", "20001", "20002")}
+
+
+def test_a_request_is_an_example_once_and_one_without_a_name_is_none():
+    assert filled([failed("a"), failed(None), failed("a")]).error_examples == {"overloaded_error: busy": ("a",)}
+
+
+def test_examples_of_the_commonest_error_survive_however_many_others_differ():
+    errors = (f"{a}{b}{c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyzabcdefghijklmno")
+    rows = (failed(str(n), error_message="busy" if n % 3 == 0 else error) for n, error in enumerate(errors))
+    assert filled(rows).error_examples["overloaded_error: busy"] == ("0", "3", "6")
+
+
+def answer(model, n=1, cost="0.000001", **fields):
+    money = {"cost_usd": cost and Decimal(cost), "live_cost_usd": cost and 2 * Decimal(cost)}
+    return row(model=model, input_tokens=n, **money, **fields)
+
+
+def test_what_each_model_used_and_cost_is_told_apart():
+    receipt = filled([answer("a", 10), answer("b", 5, output_tokens=7), answer("a", 1), row(status="expired")])
+    assert receipt.by_model == {
+        "a": ModelTotal(rows=2, input_tokens=11, cost_usd=2e-06, live_cost_usd=4e-06),
+        "b": ModelTotal(rows=1, input_tokens=5, output_tokens=7, cost_usd=1e-06, live_cost_usd=2e-06),
+    }
+    assert filled([row(status="expired")]).by_model == {}
+
+
+def test_a_model_without_a_price_has_no_cost_and_one_with_some_has_that():
+    by_model = filled([answer("a", cost=None), answer("b", cost=None), answer("b")]).by_model
+    assert (by_model["a"].cost_usd, by_model["a"].live_cost_usd, by_model["a"].input_tokens) == (None, None, 1)
+    assert (by_model["b"].cost_usd, by_model["b"].live_cost_usd, by_model["b"].rows) == (1e-06, 2e-06, 2)
+
+
+def test_the_models_with_fewest_rows_are_one():
+    names = [f"claude-{n:02}" for n in range(25)]
+    receipt = filled(answer(name) for n, name in enumerate(names) for _ in range(n + 1))
+    assert list(receipt.by_model) == [*reversed(names[5:]), "other"]
+    assert receipt.by_model["other"] == ModelTotal(rows=15, input_tokens=15, cost_usd=1.5e-05, live_cost_usd=3e-05)
+
+
+rows_of_models = st.lists(
+    st.builds(
+        answer,
+        st.sampled_from([f"claude-{n}" for n in range(24)]) | st.just("other"),
+        st.integers(0, 10**6),
+        st.none() | st.decimals(0, 100, places=12),
+        output_tokens=st.integers(0, 10**6),
+        cache_read_tokens=st.none() | st.integers(0, 10**6),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=75, deadline=None)
+@given(rows_of_models)
+def test_the_models_add_up_to_the_receipt(rows):
+    """Rows and tokens exactly; dollars are rounded for each model, and so off by half a millionth for each."""
+    receipt = filled(rows)
+    totals = receipt.by_model.values()
+    assert sum(total.rows for total in totals) == receipt.rows == len(rows)
+    for name in UsageTotal.__struct_fields__:
+        assert sum(getattr(total, name) for total in totals) == getattr(receipt.usage, name)
+    for name in ("cost_usd", "live_cost_usd"):
+        known = [cost for total in totals if (cost := getattr(total, name)) is not None]
+        assert sum(known) == pytest.approx(getattr(receipt, name), rel=0, abs=26 * 0.5e-06)
+
+
+def test_a_receipt_stays_a_few_kilobytes_whatever_was_answered():
+    long = "x" * 5_000
+    models = [answer(f"claude-of-a-long-name-{n:040}", 10**9, output_tokens=10**9) for n in range(100)]
+    errors = [failed(f"{n:064}", error_message=chr(97 + n % 26) + long, retryable=False) for n in range(1_000)]
+    assert len(json.dumps(filled([*models, *errors]).to_dict())) < 12_000

@@ -11,6 +11,7 @@ from loads import load_rows as load
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.row import COLUMNS
+from airflow_provider_claude_batch.writers.sample import Sample
 
 NAMES = [column.name for column in COLUMNS]
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
@@ -212,6 +213,75 @@ def test_reading_back_holds_nothing_open(warehouse):
     for found in (writer.retryable(["msgbatch_1"]), writer.answered(LATER)):
         assert next(found)[0] == "a"
         warehouse.execute("UPDATE t SET text = 'written meanwhile'")
+
+
+def sampled(writer, *batches, failed=False, limit=10):
+    return [one.custom_id for one in writer.sample(batches, failed=failed, limit=limit)]
+
+
+def test_a_sample_of_rows_is_read_back_for_people_to_look_at(warehouse):
+    writer = load(
+        row("one", "c", model="claude", text="fine", input_tokens=3, output_tokens=4, cost_usd=Decimal("0.0000125")),
+        row("two", "a", status="errored", error_type="api_error", error_message="It broke."),
+        row("two", "b", problem="truncated", text="", input_tokens=2**40),
+        row("two", None, status="unreadable", text="a line"),
+        row("three", "d"),
+    )
+    assert writer.sample(["one", "two"], failed=False, limit=10) == [
+        Sample("a", "errored", None, None, None, "api_error", "It broke.", None, None, None),
+        Sample("b", "succeeded", "truncated", None, "", None, None, 2**40, None, None),
+        Sample("c", "succeeded", None, "claude", "fine", None, None, 3, 4, 0.0000125),
+        Sample(None, "unreadable", None, None, "a line", None, None, None, None, None),
+    ]
+
+
+def test_a_sample_of_what_failed_is_of_rows_that_are_not_usable(warehouse):
+    rows = [row("one", "d", problem="refused"), row("one", "c", status="expired"), row("one", "b")]
+    writer = load(*rows, row("one", None, status="unreadable"), row("two", "a", status="errored"))
+    assert sampled(writer, "one", failed=True) == ["c", "d", None]
+    assert sampled(writer, "two", "one", failed=True) == ["a", "c", "d", None]
+
+
+def test_a_sample_is_the_first_rows_by_id_and_no_more_than_are_asked_for(warehouse):
+    writer = load(*(row(f"batch-{n % 2}", f"id-{n:03}") for n in reversed(range(100))), row("batch-0", None))
+    assert sampled(writer, "batch-0", "batch-1", limit=3) == ["id-000", "id-001", "id-002"]
+    assert sampled(writer, "batch-1", limit=2) == ["id-001", "id-003"]
+    assert sampled(writer, "batch-0", limit=99)[-2:] == ["id-098", None]
+
+
+def test_a_request_of_two_batches_is_sampled_from_both(warehouse):
+    writer = load(row("two", "a", text="of two"), row("one", "a", text="of one"), row("one", "b"))
+    assert [one.text for one in writer.sample(["two", "one"], failed=False, limit=2)] == ["of one", "of two"]
+
+
+def test_a_long_answer_is_sampled_by_how_it_begins(warehouse):
+    writer = load(row(text="é表🎫" * 3_000_000), row(custom_id="b", text="x" * 2_000))
+    assert [one.text for one in writer.sample(["msgbatch_1"], failed=False, limit=2)] == [
+        ("é表🎫" * 667)[:2_000],
+        "x" * 2_000,
+    ]
+
+
+def test_a_sample_of_a_thousand_batches_is_one_of_all(warehouse):
+    writer = load(*(row(f"batch-{n:04}", f"id-{n:04}") for n in range(1_000)))
+    batches = [f"batch-{n:04}" for n in reversed(range(1_000))]
+    assert sampled(writer, *batches, limit=3) == ["id-0000", "id-0001", "id-0002"]
+    assert sampled(writer, *batches, failed=True) == sampled(writer) == sampled(writer, "unheard of") == []
+
+
+def test_a_sample_of_a_table_that_is_not_there_is_empty_and_creates_none(warehouse):
+    load(row(), table="other")
+    assert sampled(open_warehouse("warehouse", "t"), "msgbatch_1") == []
+    load(row())
+    assert ids(warehouse) == [("msgbatch_1", "a")]
+
+
+def test_a_sample_of_a_table_that_is_none_of_ours_is_refused(warehouse):
+    text = warehouse.text
+    warehouse.execute(f"CREATE TABLE t (batch_id {text}, status {text}, text {text})")
+    with pytest.raises(Misconfigured, match=r"(?i)t.? lacks custom_id, problem, model, error_type, .*: .* another table"):
+        sampled(open_warehouse("warehouse", "t"), "msgbatch_1")
+    assert list(warehouse.types()) == ["batch_id", "status", "text"]
 
 
 # What the views show

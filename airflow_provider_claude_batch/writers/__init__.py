@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from airflow_provider_claude_batch.row import Column, Row
+from airflow_provider_claude_batch.writers.sample import Sample
 from airflow_provider_claude_batch.writers.table import Table
 
 _WRITERS = {
@@ -24,13 +25,15 @@ Answer = tuple[str, str]
 
 
 class Writer(Protocol):
-    """Replaces the rows of given batches in one table, in one transaction; reads ids and hashes back."""
+    """Replaces the rows of given batches in one table, in one transaction; reads some of what is there back."""
 
     def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None: ...
 
     def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]: ...
 
     def answered(self, before: datetime) -> Iterator[Answer]: ...
+
+    def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]: ...
 
 
 class Answered:

@@ -22,6 +22,7 @@ from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.parquet import write_files
+from airflow_provider_claude_batch.writers.sample import Sample
 from airflow_provider_claude_batch.writers.table import Dialect, Part, Statements, Table
 
 _LONGEST_TEXT = 16_000_000  # an answer stands in three columns, and a row that is loaded may have 50 MB
@@ -90,6 +91,15 @@ class BigQueryWriter:
         with _explained(self._conn_id):
             is_there = bool(self._columns(self._table))
         yield from self._read(self._sql.select_answered(before)) if is_there else ()
+
+    def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
+        """Read some rows of the batches for people to look at."""
+        with _explained(self._conn_id):
+            found = self._columns(self._table)
+        if not found:
+            return []
+        sql = self._sql.select_sample(1, self._missing(found), failed=failed, limit=limit)
+        return list(map(Sample.of, self._read(sql, batch_ids)))
 
     def _connect(self, hook: Any) -> bigquery.Client:
         """Make a client as the hook of BigQuery does: a connection to Google Cloud as a whole has another hook."""

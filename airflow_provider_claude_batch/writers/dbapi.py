@@ -25,6 +25,7 @@ from airflow_provider_claude_batch.writers.portable import (
     Found,
     select_answered,
 )
+from airflow_provider_claude_batch.writers.sample import Sample
 from airflow_provider_claude_batch.writers.spool import read_spool, write_spool
 from airflow_provider_claude_batch.writers.table import Table
 
@@ -89,6 +90,16 @@ class DbApiWriter:
                 table = self._definition.table(found)
                 answered += ((row[0], row[1]) for row in con.execute(select_answered(table, before)))
         yield from answered
+
+    def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
+        """Read some rows of the batches for people to look at."""
+        sampled: list[Sample] = []
+        with self._told(), self._engine.connect() as con:
+            found = self._columns_of(con)
+            for ids in _slices(sorted(batch_ids)) if found else ():
+                wanted = self._definition.select_sample(found, ids, failed=failed, limit=limit)
+                sampled += (Sample.of(tuple(row)) for row in con.execute(wanted))
+        return sorted(sampled, key=lambda one: (one.custom_id is None, one.custom_id or ""))[:limit]
 
     def _swap(self, batch_ids: Sequence[str], spool: Path) -> None:
         with self._engine.begin() as con:

@@ -17,6 +17,7 @@ from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavail
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.chunk import chunks
+from airflow_provider_claude_batch.writers.sample import Sample
 from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, quote, refuse_missing_folder
 
 _CHUNK_ROWS = 1_000
@@ -25,7 +26,7 @@ _MEMORY_MB = 128
 _DOUBLINGS = 7
 _GROUP_ROWS, _VECTOR_ROWS = 122_880, 2_048
 _GROUP_BYTES = 32_000_000
-_PATIENCE = 600.0
+_PATIENCE, _SHORT_PATIENCE = 600.0, 3.0
 _MISTAKES = (
     duckdb.BinderException,
     duckdb.CatalogException,
@@ -99,6 +100,14 @@ class DuckDBWriter:
             found = con.execute(self._sql.select_answered(before)).fetchall() if is_there else []
         yield from found
 
+    def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
+        """Read some rows of the batches for people to look at."""
+        with self._open(is_to_read=True) as con:
+            if not (found := self._columns(con, self._sql.table)):
+                return []
+            sql = self._sql.select_sample(len(batch_ids), self._sql.missing(found), failed=failed, limit=limit)
+            return list(map(Sample.of, con.execute(sql, list(batch_ids)).fetchall()))
+
     def _swap_in_bounds(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
         """Give DuckDB little memory, and more where rows are too long; its own limit is most of the machine's."""
         settings = self._hook.get_connect_config()
@@ -149,9 +158,9 @@ class DuckDBWriter:
         return all(self._columns(con, view) for view in self._sql.views(()))
 
     @contextmanager
-    def _open(self, group_rows: int = _GROUP_ROWS) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _open(self, group_rows: int = _GROUP_ROWS, *, is_to_read: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
-            with closing(self._connect(group_rows)) as con:
+            with closing(self._connect(group_rows, is_to_read=is_to_read)) as con:
                 # Else a table that is missing is taken for a variable of ours that has its name.
                 con.execute("SET python_enable_replacements = false")
                 yield con
@@ -159,17 +168,17 @@ class DuckDBWriter:
             cls = Misconfigured if isinstance(error, _MISTAKES) else WarehouseUnavailable
             raise cls(f"DuckDB could not use connection {self._hook.get_conn_id()!r}: {_first_line(error)}.") from None
 
-    def _connect(self, group_rows: int) -> duckdb.DuckDBPyConnection:
+    def _connect(self, group_rows: int, *, is_to_read: bool) -> duckdb.DuckDBPyConnection:
         """Open the file; while another process holds it, wait for it."""
-        waited = 0.0
+        waited, patience = 0.0, _SHORT_PATIENCE if is_to_read else _PATIENCE
         while True:
             try:
-                return self._connect_once(group_rows)
+                return self._connect_to_read() if is_to_read else self._connect_once(group_rows)
             except duckdb.IOException as error:
-                if "Could not set lock" not in str(error) or waited >= _PATIENCE:
+                if "Could not set lock" not in str(error) or waited >= patience:
                     raise
                 if not waited:
-                    log.info("Another process holds the DuckDB file; waiting for it, %.0f s at most.", _PATIENCE)
+                    log.info("Another process holds the DuckDB file; waiting for it, %.0f s at most.", patience)
                 pause = min(0.1 + waited / 10, 2.0)
                 time.sleep(pause)
                 waited += pause
@@ -180,6 +189,12 @@ class DuckDBWriter:
                 return self._attach(group_rows)
         con: duckdb.DuckDBPyConnection = self._hook.get_conn()
         return con
+
+    def _connect_to_read(self) -> duckdb.DuckDBPyConnection:
+        """Open the file beside others that read it; it is neither created nor changed."""
+        if self._is_file:
+            return duckdb.connect(self._database, read_only=True, config=self._hook.get_connect_config())
+        return self._connect_once(_GROUP_ROWS)
 
     def _attach(self, group_rows: int) -> duckdb.DuckDBPyConnection:
         """Open the file so that long rows are written in small groups: DuckDB holds a whole group in memory."""

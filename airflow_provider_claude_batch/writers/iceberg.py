@@ -6,14 +6,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from heapq import nsmallest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy.exc
 from pyiceberg import exceptions, types
-from pyiceberg.expressions import And, EqualTo, In, IsNull, LessThan, NotNull
+from pyiceberg.expressions import And, EqualTo, In, IsNull, LessThan, NotEqualTo, NotNull, Or
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
@@ -22,6 +24,7 @@ from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavail
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.chunk import chunks
+from airflow_provider_claude_batch.writers.sample import FIELDS, LONGEST_TEXT, Sample, refuse_lacking
 from airflow_provider_claude_batch.writers.table import Part, Table
 
 _CHUNK_ROWS = 10_000
@@ -130,6 +133,21 @@ class IcebergWriter:
                     newest[tuple(place)] = max(rank, newest.get(tuple(place), rank), key=lambda one: one[:3])
         yield from ((place[-1], rank[-1]) for place, rank in newest.items() if rank[-1] is not None)
 
+    def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
+        """Read some rows of the batches for people to look at."""
+        with self._told():
+            if not self._hook.catalog.table_exists(self._identifier):
+                return []
+            table = self._load()
+            name = self._names(table)
+            refuse_lacking(
+                (ours for ours, theirs in name.items() if theirs not in table.schema().column_names), self._table
+            )
+            wanted: Any = In(name["batch_id"], list(batch_ids))
+            if failed:
+                wanted = And(wanted, Or(NotEqualTo(name["status"], "succeeded"), NotNull(name["problem"])))
+            return _sample(table, wanted, name, limit)
+
     def _swap(self, batch_ids: Sequence[str], staged: Path) -> None:
         """Commit; where another commit came in between, look again at what there is, and commit again."""
         layout, files = None, []
@@ -217,9 +235,28 @@ def _ranked(name: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name[one] for one in (*place, *rank))
 
 
-def _read(table: IcebergTable, wanted: Any, fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+def _sample(table: IcebergTable, wanted: Any, name: Mapping[str, str], limit: int) -> list[Sample]:
+    """Choose rows by their ids first, so that the texts of all others are not held."""
+    custom_id, batch_id, *fields = (name[one] for one in ("custom_id", "batch_id", *FIELDS))
+    first = nsmallest(limit, _read(table, wanted, (custom_id, batch_id)), key=_by_id)
+    ids = In(custom_id, {row[0] for row in first} - {None})
+    chosen = Or(ids, IsNull(custom_id)) if first and first[-1][0] is None else ids
+    found = _read(table, And(wanted, chosen), (*fields, batch_id), name["text"])
+    return [Sample.of(row[:-1]) for row in nsmallest(limit, found, key=lambda row: _by_id((row[0], row[-1])))]
+
+
+def _by_id(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    custom_id, batch_id = row
+    return custom_id is None, custom_id or "", batch_id
+
+
+def _read(table: IcebergTable, wanted: Any, fields: tuple[str, ...], cut: str = "") -> Iterator[tuple[Any, ...]]:
+    """Read rows; of one column, if so wanted, the beginnings only."""
     for batch in table.scan(row_filter=wanted, selected_fields=fields).to_arrow_batch_reader():
-        yield from zip(*(batch.column(field).to_pylist() for field in fields), strict=True)
+        columns = {field: batch.column(field) for field in fields}
+        if cut:
+            columns[cut] = pc.utf8_slice_codeunits(columns[cut], 0, LONGEST_TEXT)
+        yield from zip(*(column.to_pylist() for column in columns.values()), strict=True)
 
 
 def _layout(table: IcebergTable) -> tuple[Any, ...]:

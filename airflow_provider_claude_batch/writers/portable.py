@@ -11,6 +11,7 @@ from sqlalchemy.schema import ExecutableDDLElement
 
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.row import COLUMNS, Column
+from airflow_provider_claude_batch.writers.sample import FIELDS, LONGEST_TEXT, refuse_lacking
 from airflow_provider_claude_batch.writers.table import Part, Table
 
 _NAME_CHARS = 400
@@ -156,6 +157,18 @@ class Definition:
             errors: sa.select(*latest.c).where(sa.not_(is_usable(latest))),
         }
 
+    def select_sample(self, found: Found, batch_ids: Sequence[str], *, failed: bool, limit: int) -> "sa.Select[Any]":
+        """Read some rows of the batches: they are chosen first, so that the texts of all others stay unread."""
+        refuse_lacking(self.missing(found), self._table)
+        table = self.table(found)
+        rows = sa.select(*(table.c[name] for name in (*FIELDS, "batch_id"))).where(table.c.batch_id.in_(batch_ids))
+        rows = rows.where(sa.not_(is_usable(table))) if failed else rows
+        chosen = rows.order_by(*_by_id(table.c)).limit(limit).subquery("chosen")
+        cut = sa.func.substring if self._dialect.name == "mssql" else sa.func.substr
+        shown: dict[str, Any] = {name: chosen.c[name] for name in FIELDS}
+        shown["text"] = cut(chosen.c.text, 1, LONGEST_TEXT, type_=chosen.c.text.type)
+        return sa.select(*shown.values()).order_by(*_by_id(chosen.c))
+
     def values(self, cells: Sequence[Any]) -> dict[str, Any]:
         """Return a row as the database takes it."""
         pairs = zip(self._convert.items(), cells, strict=True)
@@ -212,6 +225,11 @@ def select_answered(table: sa.Table, before: datetime) -> "sa.Select[Any]":
     ranked = sa.select(table.c.custom_id, table.c.request_hash, nth).where(known).subquery("ranked")
     wanted = sa.select(ranked.c.custom_id, ranked.c.request_hash)
     return wanted.where(ranked.c[_NTH] == 1, ranked.c.request_hash.is_not(None))
+
+
+def _by_id(columns: Any) -> "list[sa.ColumnElement[Any]]":
+    """Order by id, and what has none last: databases differ in where they put it."""
+    return [sa.case((columns.custom_id.is_(None), 1), else_=0), columns.custom_id, columns.batch_id]
 
 
 def _first_of(table: sa.Table, key: Sequence[str], order: Sequence[Any]) -> "sa.Select[Any]":

@@ -14,11 +14,12 @@ from psycopg.copy import LibpqWriter
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
+from airflow_provider_claude_batch.writers.sample import Sample
 from airflow_provider_claude_batch.writers.table import Dialect, Part, Statements, Table
 
 _CHUNK_ROWS = 1_000
 _CHUNK_CHARS = 64_000  # with more, Python asks the system for memory again and again, and is half as fast
-_PATIENCE = "600s"
+_PATIENCE, _SHORT_PATIENCE = "600s", "3s"
 _LONGEST_NAME = 63
 _MOST_LOCKS = 100  # a server has a few thousand for all its sessions
 _TYPES: dict[Kind, str] = {
@@ -90,6 +91,14 @@ class PostgresWriter:
         with self._open() as con:
             found = con.execute(self._sql.select_answered(before)).fetchall() if self._columns(con) else []
         yield from found
+
+    def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
+        """Read some rows of the batches for people to look at."""
+        with self._open() as con, _transaction(con, _SHORT_PATIENCE):
+            if not (found := self._columns(con)):
+                return []
+            sql = self._sql.select_sample(1, self._missing(found), failed=failed, limit=limit)
+            return list(map(Sample.of, con.execute(sql, [list(batch_ids)])))
 
     def _lock(self, con: psycopg.Connection[Any], batch_ids: Sequence[str]) -> None:
         """Let nobody else replace the same batches meanwhile; very many are locked as a whole table."""
@@ -192,9 +201,9 @@ class _Writer(LibpqWriter):
 
 
 @contextmanager
-def _transaction(con: psycopg.Connection[Any]) -> Iterator[None]:
+def _transaction(con: psycopg.Connection[Any], patience: str = _PATIENCE) -> Iterator[None]:
     with con.transaction():
-        con.execute(_BE_PATIENT, [_PATIENCE])
+        con.execute(_BE_PATIENT, [patience])
         yield
 
 

@@ -15,6 +15,7 @@ from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.parquet import write_files
+from airflow_provider_claude_batch.writers.sample import Sample
 from airflow_provider_claude_batch.writers.table import Dialect, Part, Statements, Table
 
 _LONGEST_TEXT = 16_777_216  # bytes of a VARCHAR without a length
@@ -82,6 +83,14 @@ class SnowflakeWriter:
             is_there = bool(_columns(cursor, self._sql.table))
             found = cursor.execute(self._sql.select_answered(before)).fetchall() if is_there else []
         yield from found
+
+    def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
+        """Read some rows of the batches for people to look at."""
+        with self._open() as cursor:
+            if not (found := _columns(cursor, self._sql.table)):
+                return []
+            sql = self._sql.select_sample(len(batch_ids), self._missing(found), failed=failed, limit=limit)
+            return list(map(Sample.of, _bound(cursor, sql, batch_ids).fetchall()))
 
     def _swap(self, cursor: Any, batch_ids: Sequence[str], stage: str, staged: int) -> None:
         with _transaction(cursor):

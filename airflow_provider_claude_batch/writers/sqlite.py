@@ -12,9 +12,10 @@ from typing import Any
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
+from airflow_provider_claude_batch.writers.sample import Sample
 from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, refuse_missing_folder
 
-_PATIENCE = 600.0
+_PATIENCE, _SHORT_PATIENCE = 600.0, 3.0
 _TYPES: dict[Kind, str] = {
     "text": "TEXT",
     "bigint": "INTEGER",
@@ -66,6 +67,14 @@ class SQLiteWriter:
             found = con.execute(self._sql.select_answered(before)).fetchall() if self._columns(con) else []
         yield from found
 
+    def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
+        """Read some rows of the batches for people to look at."""
+        with self._open(is_to_read=True) as con:
+            if not (found := self._columns(con)):
+                return []
+            sql = self._sql.select_sample(len(batch_ids), self._sql.missing(found), failed=failed, limit=limit)
+            return list(map(Sample.of, con.execute(sql, batch_ids)))
+
     def _stage(self, con: sqlite3.Connection, rows: Iterable[Row]) -> None:
         con.execute(f"CREATE TABLE {_STAGED} ({self._sql.definition})")
         con.execute("BEGIN")
@@ -90,19 +99,26 @@ class SQLiteWriter:
         return {row[1].lower(): row[2].upper() for row in con.execute(f"PRAGMA main.table_info({self._sql.table})")}
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, *, is_to_read: bool = False) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(self._hook.get_conn()) as con:
-                self._prepare(con)
+            with closing(self._connect_to_read() if is_to_read else self._hook.get_conn()) as con:
+                self._prepare(con, is_to_read=is_to_read)
                 yield con
         except sqlite3.Error as error:
             cls = WarehouseUnavailable if _may_pass(error) else Misconfigured
             raise cls(f"SQLite could not use connection {self._hook.get_conn_id()!r}: {error}.") from None
 
-    def _prepare(self, con: sqlite3.Connection) -> None:
+    def _connect_to_read(self) -> sqlite3.Connection:
+        """Open the file as the hook does, but do not create it; nobody needs the right to write."""
+        uri = self._hook.get_uri().replace("sqlite:///", "file:")
+        mode = "ro" if "mode=ro" in uri else "rw"
+        return sqlite3.connect(f"{uri}{'&' if '?' in uri else '?'}mode={mode}", uri=True)
+
+    def _prepare(self, con: sqlite3.Connection, *, is_to_read: bool) -> None:
         """Take transactions into our own hands, wait for other writers, and refuse a database without a file."""
         con.isolation_level = None
-        con.execute(f"PRAGMA busy_timeout = {int(_PATIENCE * 1000)}")
+        con.execute(f"PRAGMA busy_timeout = {int(1_000 * (_SHORT_PATIENCE if is_to_read else _PATIENCE))}")
+        con.execute(f"PRAGMA query_only = {is_to_read:d}")
         file = next((row[2] for row in con.execute("PRAGMA database_list") if row[1] == "main"), "")
         if not file:
             raise Misconfigured(

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.row import Column, Kind
+from airflow_provider_claude_batch.writers.sample import FIELDS, LONGEST_TEXT, refuse_lacking
 
 _PART = r'(?:[^\W\d]\w*|"(?:[^"\x00]|"")+")'
 _CATALOG = _PART.replace(r"\w*", r"[\w-]*", 1)  # a project of Google's has dashes in its name
@@ -142,6 +143,17 @@ class Statements:
         current = self._first_of(_TASK, order, pair, f"{self._usable} AND {loaded}")
         return f"{current} AND {self._name('request_hash')} IS NOT NULL"
 
+    def select_sample(self, batches: int, lacking: Iterable[Column], *, failed: bool, limit: int) -> str:
+        """Read some rows of so many batches: they are chosen first, so that the texts of all others stay unread."""
+        refuse_lacking((column.name for column in lacking), self.table)
+        condition = self._in_batches(batches) + (f" AND NOT {self._usable}" if failed else "")
+        custom_id, batch_id = self._name("custom_id"), self._name("batch_id")
+        order = f"ORDER BY {custom_id} IS NULL, {custom_id}, {batch_id}"
+        names = {name: self._name(name) for name in FIELDS}
+        chosen = f"SELECT {', '.join(names.values())}, {batch_id} FROM {self.table} WHERE {condition} {order}"
+        names["text"] = f"SUBSTR({names['text']}, 1, {LONGEST_TEXT})"
+        return f"SELECT {', '.join(names.values())} FROM ({chosen} LIMIT {limit:d}) AS chosen {order}"
+
     @property
     def _usable(self) -> str:
         return f"({self._name('status')} = 'succeeded' AND {self._name('problem')} IS NULL)"
@@ -153,7 +165,7 @@ class Statements:
         return f"{self._name(column.name)} {self._dialect.types[column.kind]}"
 
     def _in_batches(self, batches: int) -> str:
-        return f"{self._name('batch_id')} IN ({', '.join([self._dialect.mark] * batches)})"
+        return f"{self._name('batch_id')} IN ({', '.join([self._dialect.mark] * batches)})" if batches else "1 = 0"
 
     def _first_of(self, key: Iterable[str], order: Iterable[str], names: str, condition: str = "") -> str:
         ranked = (

@@ -1,0 +1,203 @@
+"""The page's own little server, mounted into Airflow's API server: one document, its files, and JSON for them."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+
+from airflow_provider_claude_batch import charts, connection
+from airflow_provider_claude_batch.errors import ClaudeBatchError
+from airflow_provider_claude_batch.page import access, archive
+from airflow_provider_claude_batch.page.archive import Archive
+from airflow_provider_claude_batch.page.listing import Filter, Listing
+from airflow_provider_claude_batch.page.live import Live
+from airflow_provider_claude_batch.submission import State, Submission, gather
+from airflow_provider_claude_batch.submit import CONSOLE
+
+_FILES = Path(__file__).with_name("static")
+_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_CHARTED = timedelta(days=29)
+_MOST_ROWS, _MOST_BATCHES = 50, 1_000
+
+
+def build() -> FastAPI:
+    """Make the app; it is made when somebody first asks for something."""
+    app = FastAPI(title="Claude Batches", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.archive, app.state.live = Archive(), Live()
+    app.middleware("http")(_with_headers)
+    for path, answer in _ROUTES.items():
+        app.get(path)(answer)
+    return app
+
+
+async def _with_headers(request: Request, answer: Callable[[Request], Any]) -> Response:
+    response: Response = await answer(request)
+    for name, value in _HEADERS.items():
+        response.headers[name] = value
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def wanted(
+    *,
+    dag_id: str | None = None,
+    run_id: str | None = None,
+    state: State | None = None,
+    model: str | None = None,
+    since: date | None = None,
+    until: date | None = None,
+) -> Filter:
+    """Read the filters."""
+    return Filter(dag_id or None, run_id or None, state, model or None, since, until)
+
+
+Wanted = Annotated[Filter, Depends(wanted)]
+
+
+def page() -> Response:
+    """Answer with the document: it holds nothing that is anybody's."""
+    return file("index.html")
+
+
+def file(name: str) -> Response:
+    """Answer with one of our files: no name leads out of their folder."""
+    found = {path.name: path for path in _FILES.iterdir()}.get(name)
+    if found is None or found.suffix not in _TYPES:
+        raise HTTPException(404, "There is no such file.")
+    return Response(found.read_bytes(), media_type=_TYPES[found.suffix], headers={"Cache-Control": "no-cache"})
+
+
+def submissions(
+    *,
+    request: Request,
+    user: GetUserDep,
+    by: Wanted,
+    limit: Annotated[int, Query(ge=1, le=100)] = 25,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    live: bool = False,
+) -> Response:
+    """List submissions; of those that are shown and run, ask the API where that is wanted."""
+    found, is_capped = _readable(request, user)
+    listing = _listing(request, found, by)
+    shown = listing.found[offset : offset + limit]
+    if live:
+        _ask(request, shown)
+        listing = _listing(request, found, by)
+    in_scope = [one for one in found if Filter(by.dag_id, by.run_id).holds(one)]
+    return _json(
+        {
+            **listing.page(offset, limit),
+            "dags": sorted({one.first.first.dag_id for one in found}),
+            "models": sorted({model for one in in_scope for model in one.models}),
+            "capped": is_capped,
+            "live": _live_state(request, shown),
+        }
+    )
+
+
+def submission(
+    *, request: Request, user: GetUserDep, name: str, dag_id: str, run_id: str, live: bool = False
+) -> Response:
+    """Show one submission with everything that its receipts say."""
+    found = _one(request, user, name, dag_id, run_id)
+    if live:
+        _ask(request, [found])
+    shown = _listing(request, [found], Filter()).show(found, whole=True)
+    return _json({"submission": shown, "console_url": CONSOLE, "live": _live_state(request, [found])})
+
+
+def rows(
+    *, request: Request, user: GetUserDep, name: str, dag_id: str, run_id: str, attempt: int = 1, failed: bool = True
+) -> Response:
+    """Ask the warehouse for some rows of a round."""
+    found = _one(request, user, name, dag_id, run_id)
+    receipts = [receipt for one in found.rounds if one.receipt.attempt == attempt for receipt in one.loaded]
+    try:
+        return _json({"rows": _sampled(receipts, failed=failed), "problem": None})
+    except ClaudeBatchError as error:
+        return _json({"rows": [], "problem": str(error)})
+
+
+def drawn(request: Request, user: GetUserDep, by: Wanted) -> Response:
+    """Add up what the charts show: the last thirty days, where no others are asked for."""
+    until = by.until or datetime.now(UTC).date()
+    since = by.since or until - _CHARTED
+    found, _ = _readable(request, user)
+    listing = _listing(request, found, msgspec.structs.replace(by, since=since, until=until))
+    return _json(charts.draw(listing.found, request.app.state.live.looks, since, until))
+
+
+_ROUTES: dict[str, Callable[..., Response]] = {
+    "/page": page,
+    "/static/{name}": file,
+    "/submissions": submissions,
+    "/submissions/{name}": submission,
+    "/submissions/{name}/rows": rows,
+    "/charts": drawn,
+}
+
+
+def _readable(request: Request, user: Any) -> tuple[list[Submission], bool]:
+    found: tuple[list[Submission], bool] = request.app.state.archive.submissions(access.readable(user))
+    return found
+
+
+def _listing(request: Request, found: list[Submission], by: Filter) -> Listing:
+    return Listing(found, by, request.app.state.live.looks, datetime.now(UTC))
+
+
+def _one(request: Request, user: Any, name: str, dag_id: str, run_id: str) -> Submission:
+    """Read one submission anew; who may not read its Dag does not learn whether there is one."""
+    entries = [entry for one in _readable(request, user)[0] if one.id == name for entry in one.entries]
+    places = {(entry.dag_id, entry.run_id) for entry in entries}
+    if (dag_id, run_id) not in places:
+        raise HTTPException(404, "There is no such submission, or you may not read its Dag.")
+    if not access.may_read_xcoms(user, dag_id):
+        raise HTTPException(403, "What a submission returned is for those who may read the XComs of its Dag.")
+    allowed = [place for place in places if place[0] == dag_id or access.may_read_xcoms(user, place[0])]
+    read = [entry for place in allowed for entry in archive.read_run(*place) if entry.receipt.submission == name]
+    return next(iter(gather(read)))
+
+
+def _ask(request: Request, shown: list[Submission]) -> None:
+    """Ask how what runs stands, as far as receipts do not say it."""
+    born: dict[str, dict[str, datetime | None]] = {}
+    for one in (one for submission in shown for one in submission.rounds if one.receipt.conn_id):
+        running = {shard.part.id: shard.part.created_at for shard in one.shards if not shard.part.ended_at}
+        if running and not one.is_loaded:
+            born.setdefault(str(one.receipt.conn_id), {}).update(running)
+    request.app.state.live.ask(born)
+
+
+def _live_state(request: Request, shown: list[Submission]) -> dict[str, Any]:
+    conn_ids = {one.receipt.conn_id for submission in shown for one in submission.rounds if not one.is_loaded}
+    live = request.app.state.live
+    return {"asked_at": live.asked_at(conn_ids), "problems": live.problems(conn_ids)}
+
+
+def _sampled(receipts: list[Any], *, failed: bool) -> list[Any]:
+    found: list[Any] = []
+    for receipt in receipts:
+        if receipt.warehouse_conn_id and receipt.table and len(found) < _MOST_ROWS:
+            writer = connection.open_warehouse(receipt.warehouse_conn_id, receipt.table)
+            ids = [*receipt.batch_ids, receipt.pseudo_batch][:_MOST_BATCHES]
+            found += writer.sample(ids, failed=failed, limit=_MOST_ROWS - len(found))
+    return found
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

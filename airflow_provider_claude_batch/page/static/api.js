@@ -1,0 +1,52 @@
+// Questions to the server, whose sentences are shown as they are.
+export class Problem extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+// Airflow's own sentence for this says less than a reader needs.
+const SENTENCES = { 401: "You are not logged in to Airflow, or your session has ended." };
+
+export async function ask(path, query, signal) {
+  const params = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""));
+  const answer = await fetch(`${path}?${params}`, { credentials: "same-origin", headers: { accept: "application/json" }, signal }).catch((error) => {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("Airflow did not answer.", 0);
+  });
+  const said = await answer.json().catch(() => null);
+  if (!answer.ok) throw new Problem(SENTENCES[answer.status] ?? sentence(said) ?? `Airflow answered with ${answer.status}.`, answer.status);
+  // Where a plugin could not be imported, Airflow answers every address with its own start page.
+  if (!said) throw new Problem("Airflow does not serve this page's data: see Admin › Plugins for import errors.", answer.status);
+  return said;
+}
+
+const sentence = (said) => (typeof said?.detail === "string" ? said.detail : null);
+
+/** Only the newest of several questions counts; those before it are dropped. */
+export class Question {
+  async ask(path, query) {
+    this.drop();
+    this.pending = new AbortController();
+    return ask(path, query, this.pending.signal);
+  }
+
+  drop() {
+    this.pending?.abort();
+  }
+}
+
+/** Asks again every 15 seconds while there is something to wait for and somebody to see it. */
+export class Poll {
+  constructor(again, needed) {
+    this.check = () => needed() && document.visibilityState === "visible" && again();
+    document.addEventListener("visibilitychange", this.check);
+    this.timer = setInterval(this.check, 15000);
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    document.removeEventListener("visibilitychange", this.check);
+  }
+}

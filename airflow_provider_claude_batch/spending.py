@@ -1,0 +1,111 @@
+"""Spending: what answers used and cost, model by model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from msgspec.structs import asdict
+
+from airflow_provider_claude_batch.receipt import ModelTotal, UsageTotal
+from airflow_provider_claude_batch.row import Row
+
+_MODELS = 20
+_OTHER = "other"
+_DIGITS = 6
+_TOKENS = UsageTotal.__struct_fields__
+
+
+@dataclass(slots=True)  # a Struct adds up more slowly, and this happens for each row
+class Spent:
+    """What some answers used and cost, to the last digit."""
+
+    rows: int = 0
+    unpriced: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    cache_read_tokens: int = 0
+    cost_usd: Decimal = Decimal()
+    live_cost_usd: Decimal = Decimal()
+
+    @property
+    def usage(self) -> UsageTotal:
+        return UsageTotal(*(getattr(self, name) for name in _TOKENS))
+
+    @property
+    def rounded(self) -> ModelTotal:
+        """Write it as a receipt does; without a single price there is no cost."""
+        costs = self.cost_usd, self.live_cost_usd
+        cost, live = map(dollars, costs) if self.unpriced < self.rows else (None, None)
+        return ModelTotal(**asdict(self.usage), rows=self.rows, cost_usd=cost, live_cost_usd=live)
+
+    def add(self, row: Row) -> None:
+        """Add an answer."""
+        self.rows += 1
+        self.input_tokens += row.input_tokens or 0
+        self.output_tokens += row.output_tokens or 0
+        self.cache_write_5m_tokens += row.cache_write_5m_tokens or 0
+        self.cache_write_1h_tokens += row.cache_write_1h_tokens or 0
+        self.cache_read_tokens += row.cache_read_tokens or 0
+        if row.cost_usd is None or row.live_cost_usd is None:
+            self.unpriced += 1
+            return
+        self.cost_usd += row.cost_usd
+        self.live_cost_usd += row.live_cost_usd
+
+
+class Spending(dict[str, Spent]):
+    """What answers used and cost, by the model that gave them."""
+
+    def __missing__(self, model: str) -> Spent:
+        spent = self[model] = Spent()
+        return spent
+
+    @property
+    def total(self) -> Spent:
+        """Add up all models."""
+        amounts: dict[str, Any] = {name: _sum(self.values(), name) for name in Spent.__slots__}
+        return Spent(**amounts)
+
+    @property
+    def by_model(self) -> dict[str, ModelTotal]:
+        """Tell the models apart, as a receipt does."""
+        return add_up([{model: spent.rounded for model, spent in self.items()}])
+
+
+def add_up(totals: Iterable[Mapping[str, ModelTotal]]) -> dict[str, ModelTotal]:
+    """Add up what is known of each model; a receipt is small, so those with the fewest rows become one."""
+    groups: dict[str, list[ModelTotal]] = {}
+    for by_model in totals:
+        for model, total in by_model.items():
+            groups.setdefault(model, []).append(total)
+    rest = groups.pop(_OTHER, [])
+    whole = {model: _whole(group) for model, group in groups.items()}
+    ranked = sorted(whole, key=lambda model: whole[model].rows, reverse=True)
+    rest += [whole[model] for model in ranked[_MODELS:]]
+    return {model: whole[model] for model in ranked[:_MODELS]} | ({_OTHER: _whole(rest)} if rest else {})
+
+
+def _whole(totals: Sequence[ModelTotal]) -> ModelTotal:
+    return ModelTotal(
+        **{name: _sum(totals, name) for name in ("rows", *_TOKENS)},
+        cost_usd=known_sum(total.cost_usd for total in totals),
+        live_cost_usd=known_sum(total.live_cost_usd for total in totals),
+    )
+
+
+def _sum(records: Iterable[Any], name: str) -> Any:
+    return sum(getattr(record, name) for record in records)
+
+
+def known_sum(amounts: Iterable[float | None]) -> float | None:
+    """Add up the dollars that are known, if any are."""
+    known = [amount for amount in amounts if amount is not None]
+    return round(sum(known), _DIGITS) if known else None
+
+
+def dollars(amount: Decimal) -> float:
+    """Round dollars as a receipt has them."""
+    return float(round(amount, _DIGITS))
