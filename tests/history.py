@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 from airflow_provider_claude_batch.batch import Counts
 from airflow_provider_claude_batch.receipt import XCOM_KEY, ModelTotal, Part, Receipt, UsageTotal, replace
@@ -45,7 +44,7 @@ class History:
         self.rows["dag_run"].append({**place, **run, "creating_job_id": None, "start_date": at})
         for nth, (task_id, value) in enumerate(receipts.items()):
             task = {**place, "task_id": task_id, "map_index": -1}
-            self.rows["task_instance"].append({**task, "id": uuid4(), "pool": "default_pool", "state": "success"})
+            self.rows["task_instance"].append({**task, "pool": "default_pool", "state": "success"})
             dicts = value.to_dict() if isinstance(value, Receipt) else value
             xcom = {"dag_run_id": number, "key": XCOM_KEY, "value": dicts, "timestamp": at + nth * HOUR}
             self.rows["xcom"].append({**task, **xcom})

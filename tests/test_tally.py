@@ -212,3 +212,8 @@ def test_a_receipt_stays_a_few_kilobytes_whatever_was_answered():
     models = [answer(f"claude-of-a-long-name-{n:040}", 10**9, output_tokens=10**9) for n in range(100)]
     errors = [failed(f"{n:064}", error_message=chr(97 + n % 26) + long, retryable=False) for n in range(1_000)]
     assert len(json.dumps(filled([*models, *errors]).to_dict())) < 12_000
+
+
+def test_a_tally_that_is_told_twice_says_the_same():
+    tally = tally_of([answer("a"), *(failed(str(n), error_message=f"{n} tokens") for n in range(20_000, 20_009))])
+    assert tally.fill(Receipt("s")) == tally.fill(Receipt("s"))
