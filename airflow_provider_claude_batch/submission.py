@@ -194,6 +194,11 @@ class Submission:
         return self.first.receipt.submission
 
     @cached_property
+    def places(self) -> frozenset[tuple[str, str]]:
+        """Name the runs in which its receipts lie."""
+        return frozenset((entry.dag_id, entry.run_id) for entry in self.entries)
+
+    @cached_property
     def submitted_at(self) -> datetime:
         return self.first.submitted_at
 

@@ -63,6 +63,14 @@ def test_airflow_shows_the_provider_with_its_parts(environment: Path, settings: 
     assert modules == [[f"airflow_provider_claude_batch.{module}"] for module in ("operators", "sensor", "trigger")]
 
 
+def test_the_page_is_in_the_wheel_with_all_of_its_files(environment: Path, settings: dict[str, str]) -> None:
+    shown = json.loads(call(environment / "venv/bin/airflow", "plugins", "--output", "json", env=settings))
+    assert "claude_batch" in {plugin["name"] for plugin in shown}
+    static = Path("airflow_provider_claude_batch", "page", "static")
+    (installed,) = environment.glob(f"venv/lib/python3*/site-packages/{static}")
+    assert {path.name for path in installed.iterdir()} == {path.name for path in (ROOT / static).iterdir()}
+
+
 def test_the_readmes_first_dag_runs_as_printed(environment: Path, settings: dict[str, str]) -> None:
     venv = environment / "venv/bin"
     call(venv / "airflow", "db", "migrate", env=settings)

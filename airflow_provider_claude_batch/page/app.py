@@ -162,8 +162,7 @@ def _listing(request: Request, found: list[Submission], by: Filter) -> Listing:
 
 def _one(request: Request, user: Any, name: str, dag_id: str, run_id: str) -> Submission:
     """Read one submission anew; who may not read its Dag does not learn whether there is one."""
-    entries = [entry for one in _readable(request, user)[0] if one.id == name for entry in one.entries]
-    places = {(entry.dag_id, entry.run_id) for entry in entries}
+    places = {place for one in _readable(request, user)[0] if one.id == name for place in one.places}
     if (dag_id, run_id) not in places:
         raise HTTPException(404, "There is no such submission, or you may not read its Dag.")
     if not access.may_read_xcoms(user, dag_id):

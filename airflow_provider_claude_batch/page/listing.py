@@ -27,8 +27,7 @@ class Filter(msgspec.Struct, frozen=True):
 
     def holds(self, submission: Submission) -> bool:
         """Say whether everything but the state is as wanted."""
-        entry = submission.first.first
-        if self.dag_id not in {None, entry.dag_id} or self.run_id not in {None, entry.run_id}:
+        if not any(self.dag_id in {None, dag} and self.run_id in {None, run} for dag, run in submission.places):
             return False
         if self.model is not None and self.model not in submission.models:
             return False

@@ -14,10 +14,10 @@ from airflow_provider_claude_batch.roll_call import Roll
 
 Born = Mapping[str, datetime | None]
 
-_FRESH = 10.0
+_FRESH, _FRESH_ERROR = 10.0, 60.0
 _PAUSE = 2.0
 _PATIENCE = 5.0
-_MOST = 20_000
+_MOST, _MOST_AT_ONCE = 20_000, 2_000
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Live:
         if not due or time.monotonic() - line.last < _PAUSE:
             return None
         line.last = time.monotonic()
-        line.running = self._pool.submit(self._call, conn_id, line, {one: born[one] for one in due})
+        line.running = self._pool.submit(self._call, conn_id, line, {one: born[one] for one in due[:_MOST_AT_ONCE]})
         return line.running
 
     def _has_ended(self, batch_id: str) -> bool:
@@ -63,7 +63,7 @@ class Live:
         return look is not None and look.ended
 
     def _call(self, conn_id: str, line: "_Line", born: Born) -> None:
-        problem = None
+        problem, batches = None, dict[str, Batch]()
         try:
             with connection.open_client(conn_id) as client:
                 known = {batch_id: moment for batch_id, moment in born.items() if moment}
@@ -77,7 +77,7 @@ class Live:
         except Exception:  # a connection's hook may be anybody's code, and the page does without an answer
             log.exception("Connection %s cannot be asked how its batches stand.", conn_id)
             problem = f"Connection {conn_id!r} cannot be asked how its batches stand: the API server's log says why."
-        line.over(born, problem)
+        line.over(batches, born.keys() - batches.keys(), problem)
 
 
 class _Line:
@@ -89,14 +89,14 @@ class _Line:
         self.last = -_PAUSE
         self.asked_at: datetime | None = None
         self.problem: str | None = None
-        self._fresh: dict[str, float] = {}
+        self._due: dict[str, float] = {}
 
     def is_due(self, batch_id: str) -> bool:
-        return time.monotonic() - self._fresh.get(batch_id, -_FRESH) >= _FRESH
+        return time.monotonic() >= self._due.get(batch_id, 0.0)
 
-    def over(self, asked: Iterable[str], problem: str | None) -> None:
-        """Remember when was asked for what: also of what gave no answer."""
+    def over(self, seen: Iterable[str], unseen: Iterable[str], problem: str | None) -> None:
+        """Remember when to ask again: what gave no answer waits longer."""
         now = time.monotonic()
         self.problem, self.asked_at = problem, datetime.now(UTC)
-        fresh = {batch_id: at for batch_id, at in self._fresh.items() if now - at < _FRESH}
-        self._fresh = {**fresh, **dict.fromkeys(asked, now)}
+        later = {batch_id: at for batch_id, at in self._due.items() if at > now}
+        self._due = later | dict.fromkeys(seen, now + _FRESH) | dict.fromkeys(unseen, now + _FRESH_ERROR)

@@ -32,9 +32,13 @@ function fit(frame) {
   frame.style.height = `${Math.max(480, Math.floor(window.innerHeight - top - 8))}px`;
 }
 
+// Where Airflow does not share its router: whole pages, and an address that only this history entry carries.
+const native = (to) => (to.search === undefined ? location.assign(base + to) : history.replaceState(history.state, "", location.pathname + to.search));
+const NATIVE = { useLocation: () => window.location, useNavigate: () => native, useNavigationType: () => "PUSH" };
+
 function ClaudeBatches({ dagId, runId }) {
   const { createElement, useEffect, useMemo, useRef } = globalThis.React;
-  const { useLocation, useNavigate, useNavigationType } = globalThis.ReactRouterDOM;
+  const { useLocation, useNavigate, useNavigationType } = globalThis.ReactRouterDOM ?? NATIVE;
   const frame = useRef(null);
   const here = useLocation();
   const navigate = useNavigate();

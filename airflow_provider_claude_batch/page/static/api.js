@@ -28,8 +28,12 @@ const sentence = (said) => (typeof said?.detail === "string" ? said.detail : nul
 export class Question {
   async ask(path, query) {
     this.drop();
-    this.pending = new AbortController();
-    return ask(path, query, this.pending.signal);
+    const mine = (this.pending = new AbortController());
+    try {
+      return await ask(path, query, mine.signal);
+    } finally {
+      if (this.pending === mine) this.pending = null;
+    }
   }
 
   drop() {

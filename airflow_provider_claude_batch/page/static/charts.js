@@ -8,7 +8,7 @@ import { durations, outcomes, spend } from "./plots.js";
 
 const REMEMBERED = "claude-batches.charts";
 // The same in page.css: three charts side by side from WIDE on, GAP between them, and each one's padding and border.
-const [WIDE, GAP, FRAME] = [1080, 12, 26];
+const [WIDE, GAP, FRAME] = [860, 12, 26];
 
 // On a phone the list comes first.
 const usual = () => (window.innerWidth < 600 ? "closed" : "open");

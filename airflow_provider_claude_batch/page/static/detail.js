@@ -21,10 +21,11 @@ export class Detail {
     await this.load(false);
     if (this.place !== here || this.closed) return;
     ready(true);
-    if (this.answer && inFlight(this.answer.submission)) this.load(true);
+    if (!this.problem && inFlight(this.answer.submission)) this.load(true);
   }
 
   async load(live) {
+    if (live && this.question.pending) return;
     this.draw();
     const { submission, dag_id, run_id } = this.place;
     try {

@@ -1,7 +1,7 @@
 // Draws one chart of stacked columns with its legend, tooltip and table; what is in it comes from plots.js.
 import { h, s } from "./dom.js";
 
-const [LEFT, RIGHT, BOTTOM, HEIGHT] = [46, 8, 22, 200];
+const [LEFT, RIGHT, BOTTOM, HEIGHT] = [52, 8, 22, 200];
 const top = ({ marks }) => (marks?.length ? 38 : 12);
 
 export function figure(plot, width, asTable, flip) {
@@ -35,9 +35,9 @@ function chart(plot, width) {
         s("rect", { class: "cursor", "data-keep": "", x: -9, y: TOP, width: 0, height: HEIGHT - TOP - BOTTOM }),
         plot.columns.map((column, i) => stack(column, LEFT + band * (i + 0.5) - bar / 2, bar, y)),
         labels(plot, band, width),
-        (plot.marks ?? []).map((mark, i) => line(mark, LEFT + band * mark.at, i, width))),
+        lines(plot.marks ?? [], ({ at }) => LEFT + band * at, width)),
       h("div", { class: "tip", role: "status", "data-keep": "" })),
-    plot.legend.length > 0 && h("ul", { class: "legend" }, plot.legend.map(({ tone, label }) => h("li", null, h("i", { class: `dot dot-${tone}` }), label))),
+    plot.legend.length > 0 && h("ul", { class: "legend" }, plot.legend.map(({ tone, label }) => h("li", null, h("i", { class: `dot tone-${tone}` }), label))),
   ];
 }
 
@@ -46,7 +46,7 @@ function stack({ parts }, x, width, y) {
   return parts.filter(({ value }) => value > 0).map(({ value, tone }) => {
     const [top, foot] = [y(sum + value), y(sum)];
     sum += value;
-    return s("rect", { class: `fill-${tone}`, x, width, y: top, height: Math.max(0.5, foot - top - (foot - top > 3 ? 1 : 0)) });
+    return s("rect", { class: `tone tone-${tone}`, x, width, y: top, height: Math.max(0.5, foot - top - (foot - top > 3 ? 1 : 0)) });
   });
 }
 
@@ -59,12 +59,10 @@ function labels({ columns, tight }, band, width) {
   });
 }
 
-function line({ label }, x, i, width) {
-  const flipped = x > width - 8 * label.length;
-  return [
-    s("line", { class: `mark mark-${i}`, x1: x, x2: x, y1: 4 + i * 15, y2: HEIGHT - BOTTOM }),
-    s("text", { class: "mark-label", x: x + (flipped ? -5 : 5), y: 13 + i * 15, "text-anchor": flipped ? "end" : "start" }, label),
-  ];
+function lines(marks, x, width) {
+  const line = (mark, i) => s("line", { class: `mark mark-${i}`, x1: x(mark), x2: x(mark), y1: 4 + i * 15, y2: HEIGHT - BOTTOM });
+  const label = (mark, i) => s("text", { class: "mark-label", x: Math.min(x(mark) + 5, width - 7 * mark.label.length), y: 13 + i * 15 }, mark.label);
+  return [marks.map(line), marks.map(label)];
 }
 
 /** Which column is pointed at, by mouse, finger or arrow keys; its values stand in the tooltip. */
@@ -95,7 +93,7 @@ class Pointer {
     if (svg.dataset.at === String(at)) return;
     svg.dataset.at = at;
     cursor.setAttribute("x", LEFT + this.band * at);
-    tip.replaceChildren(h("strong", null, column.title), ...column.lines.map(({ tone, text }) => h("span", null, h("i", { class: `dot dot-${tone}` }), text)));
+    tip.replaceChildren(h("strong", null, column.title), ...column.lines.map(({ tone, text }) => h("span", null, h("i", { class: `dot tone-${tone}` }), text)));
     const x = LEFT + this.band * (at + 0.5);
     const after = x < svg.clientWidth / 2;
     tip.style.left = after ? `${x + this.band / 2 + 6}px` : "auto";

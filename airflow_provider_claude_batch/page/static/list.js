@@ -24,10 +24,11 @@ export class List {
     await Promise.all([this.load(false), this.charts.show(here)]);
     if (this.place !== here || this.closed) return;
     ready(true);
-    if (this.answer?.submissions.some(inFlight)) this.load(true);
+    if (!this.problem && this.answer.submissions.some(inFlight)) this.load(true);
   }
 
   async load(live) {
+    if (live && this.question.pending) return;
     this.busy = !live;
     this.draw();
     const asked = { ...this.place, limit: LIMIT, offset: this.place.offset ?? 0, live };

@@ -46,12 +46,12 @@ export function outcomesBar(outcomes, most = 3) {
   let x = 0;
   const segments = all.map(([name, value]) => {
     const share = (value / total) * 100;
-    const segment = s("rect", { class: `fill-${name}`, x: `${x}%`, width: `${Math.max(share, 0.6)}%`, height: "100%" });
+    const segment = s("rect", { class: `tone tone-${name}`, x: `${x}%`, width: `${Math.max(share, 0.6)}%`, height: "100%" });
     x += share;
     return segment;
   });
   const said = all.map(([name, value]) =>
-    h("span", { class: "outcome", "data-outcome": name, "data-value": value }, h("i", { class: `dot dot-${name}` }), `${count(value)} ${words(name)}`));
+    h("span", { class: "outcome", "data-outcome": name, "data-value": value }, h("i", { class: `dot tone-${name}` }), `${count(value)} ${words(name)}`));
   return [
     s("svg", { class: "bar", "aria-hidden": "true" }, segments),
     h("span", { class: "outcomes" }, said.length ? said.slice(0, most) : "nothing yet", said.length > most && h("span", { class: "outcome" }, `+${said.length - most} more`)),

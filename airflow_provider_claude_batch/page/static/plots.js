@@ -96,7 +96,7 @@ export function durations({ durations: buckets, median_seconds: median, p95_seco
     summary: `${plural(sum(buckets, "batches"), "batch", "batches")}${said.length ? `, ${said.join(", ")}` : ""}.`,
     columns: buckets.map((bucket) => ({
       label: bucket.upto_seconds === null ? "" : duration(bucket.upto_seconds), title: upto(bucket),
-      lines: [{ tone: "model-0", text: plural(bucket.batches, "batch", "batches") }], parts: [{ value: bucket.batches, tone: "model-0" }],
+      lines: [{ tone: "processing", text: plural(bucket.batches, "batch", "batches") }], parts: [{ value: bucket.batches, tone: "processing" }],
     })),
     ...scale(Math.max(0, ...buckets.map(({ batches }) => batches)), count, true),
     marks: marks.map(([name, value]) => ({ at: position(buckets, value), label: `${name === "median" ? name : "p95"} ${duration(value)}` })),
