@@ -34,11 +34,11 @@ class _Page:
         self._app = None
 
 
-def _view(destination: str) -> dict[str, str]:
-    """Describe one place of the page; Airflow may be served under a path of its own."""
+def _view(destination: str, suffix: str = "") -> dict[str, str]:
+    """Describe one place of the page: each has a route of its own, and Airflow may be served under a path of its own."""
     path = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
     bundle = f"{path}{PREFIX}/static/airflow.js"
-    return {"name": NAME, "bundle_url": bundle, "destination": destination, "url_route": ROUTE}
+    return {"name": NAME, "bundle_url": bundle, "destination": destination, "url_route": ROUTE + suffix}
 
 
 class ClaudeBatchPlugin(AirflowPlugin):
@@ -46,4 +46,4 @@ class ClaudeBatchPlugin(AirflowPlugin):
 
     name = "claude_batch"
     fastapi_apps = [{"app": _Page(), "url_prefix": PREFIX, "name": NAME}]  # noqa: RUF012 - Airflow's own shape
-    react_apps = [{**_view("nav"), "category": "browse"}, _view("dag"), _view("dag_run")]  # noqa: RUF012
+    react_apps = [{**_view("nav"), "category": "browse"}, _view("dag", "-dag"), _view("dag_run", "-run")]  # noqa: RUF012

@@ -331,6 +331,7 @@ def run_demo(started: ExitStack) -> Stack:
 
 def keep_running(stack: Stack) -> None:
     console.print(f"\nAirflow:   [bold]{stack.url}[/]  login [bold]{stack.username}[/] / [bold]{stack.password}[/]")
+    console.print(f"The page:  [bold]{stack.url}/plugin/claude-batches[/]")
     console.print("Ctrl-C stops everything.")
     with suppress(KeyboardInterrupt):
         while True:

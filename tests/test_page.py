@@ -122,6 +122,16 @@ def test_who_may_not_read_xcoms_sees_figures_and_no_texts(limited: tuple[str, st
             assert answer.status_code == 403
 
 
+def test_airflow_lists_the_page_in_its_three_places(http: Any) -> None:
+    with client("admin", "ADMIN") as admin:
+        plugins = admin.get("/api/v2/plugins", params={"limit": 100}).json()["plugins"]
+        assert admin.get("/api/v2/plugins/importErrors").json()["total_entries"] == 0
+    (ours,) = (plugin for plugin in plugins if plugin["name"] == "claude_batch")
+    assert [view["destination"] for view in ours["react_apps"]] == ["nav", "dag", "dag_run"]
+    for view in ours["react_apps"]:
+        assert http.get(view["bundle_url"]).headers["content-type"].startswith("text/javascript")
+
+
 def test_nothing_on_the_page_can_be_changed(http: Any) -> None:
     from airflow_provider_claude_batch.page.app import build
 
@@ -206,13 +216,20 @@ def test_the_number_of_queries_does_not_grow(http: Any, history: History) -> Non
     assert max(asked) <= 4
 
 
-@pytest.mark.parametrize(
-    "value", [{"v": 2, "submission": "x"}, {"v": 1}, [1, 2], "text", 7, None, {"v": 1, "submission": 5}, "{", "[[["]
-)
+ODD = [{"v": 2, "submission": "x"}, {"v": 1}, [1, 2], "text", 7, None, {"v": 1, "submission": 5}, "{", "[[["]
+TIMELESS = [
+    {"v": 1, "submission": "sub_1", "submitted_at": "2026-11-20T00:00:00"},
+    {"v": 1, "submission": "sub_1", "submitted_at": "9999-12-31T23:59:59Z"},
+    {"v": 1, "submission": "sub_1", "batches": [{"id": "b", "created_at": "0001-01-01T00:00:00Z"}]},
+]
+
+
+@pytest.mark.parametrize("value", [*ODD, *TIMELESS])
 def test_what_others_push_under_our_key_is_passed_over(http: Any, history: History, value: Any) -> None:
     good = submission(1, NOW - 2 * HOUR)
     write(history, ("nightly", good), ("nightly", {"other": value}))
     assert names(http) == [good["submit"].submission]
+    assert http.get(f"{PAGE}/charts").json()["totals"]["submissions"] == 1
 
 
 def test_a_total_is_not_counted_again(http: Any, history: History) -> None:

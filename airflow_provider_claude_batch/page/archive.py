@@ -19,6 +19,7 @@ MOST_XCOMS = 200_000
 _AT_ONCE, _PATIENCE = 64, 2.0
 _LONGEST = 20_000_000
 _VIEWS = 8
+_YEARS = range(2000, 3000)
 
 Place = tuple[int, str, int]
 Found = dict[Place, datetime]
@@ -138,7 +139,16 @@ def decode(value: str | None) -> tuple[Receipt, ...] | str:
             found = _decoder.decode(found)
     except (msgspec.DecodeError, RecursionError):
         return ()
-    return found if isinstance(found, str) else tuple(found) if isinstance(found, list) else (found,)
+    if isinstance(found, str):
+        return found
+    return tuple(receipt for receipt in (found if isinstance(found, list) else [found]) if _is_plausible(receipt))
+
+
+def _is_plausible(receipt: Receipt) -> bool:
+    """Refuse what would stop the page for everybody: any task may push what it likes, moments without a zone too."""
+    of_parts = (moment for part in receipt.batches for moment in (part.created_at, part.ended_at, part.expires_at))
+    moments = (receipt.submitted_at, receipt.logical_date, *of_parts)
+    return all(moment is None or (moment.tzinfo and moment.year in _YEARS) for moment in moments)
 
 
 def fetch(reference: str) -> tuple[Receipt, ...]:

@@ -62,8 +62,8 @@ class Listing:
         }
 
     def _is_overdue(self, submission: Submission) -> bool:
-        is_there = self._states[submission.id] in {State.ENDED, *_RUNNING}
-        return is_there and any(one.is_overdue(self._looks, self._now) for one in submission.rounds)
+        has_ended = self._states[submission.id] is State.ENDED
+        return has_ended and any(one.is_overdue(self._looks, self._now) for one in submission.rounds)
 
     def show(self, submission: Submission, *, whole: bool = False) -> dict[str, Any]:
         """Write a submission as JSON."""

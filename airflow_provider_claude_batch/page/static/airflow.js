@@ -33,7 +33,10 @@ function fit(frame) {
 }
 
 // Where Airflow does not share its router: whole pages, and an address that only this history entry carries.
-const native = (to) => (to.search === undefined ? location.assign(base + to) : history.replaceState(history.state, "", location.pathname + to.search));
+const native = (to) =>
+  to.search === undefined
+    ? location.assign(base + to)
+    : history.replaceState(history.state, "", location.pathname + to.search);
 const NATIVE = { useLocation: () => window.location, useNavigate: () => native, useNavigationType: () => "PUSH" };
 
 function ClaudeBatches({ dagId, runId }) {
@@ -52,7 +55,10 @@ function ClaudeBatches({ dagId, runId }) {
     if (frame.current.parentElement) observer.observe(frame.current.parentElement);
     window.addEventListener("resize", resize);
     resize();
-    return () => { observer.disconnect(); window.removeEventListener("resize", resize); };
+    return () => {
+      observer.disconnect();
+      window.removeEventListener("resize", resize);
+    };
   }, [src]);
 
   useEffect(() => {
@@ -71,11 +77,17 @@ function ClaudeBatches({ dagId, runId }) {
   useEffect(() => {
     // What the page itself told us is not told back to it; back, forward and Airflow's own links are.
     if (here.state?.claudeBatches && moved !== "POP") return;
-    frame.current?.contentWindow?.postMessage({ claudeBatches: "place", search: String(ours(here.search)) }, location.origin);
+    frame.current?.contentWindow?.postMessage(
+      { claudeBatches: "place", search: String(ours(here.search)) },
+      location.origin,
+    );
   }, [here]);
 
   return createElement("iframe", {
-    key: src, ref: frame, src, title: NAME,
+    key: src,
+    ref: frame,
+    src,
+    title: NAME,
     style: { display: "block", width: "100%", height: "100%", minHeight: 480, border: 0, colorScheme: "normal" },
   });
 }

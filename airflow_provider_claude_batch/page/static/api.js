@@ -10,15 +10,26 @@ export class Problem extends Error {
 const SENTENCES = { 401: "You are not logged in to Airflow, or your session has ended." };
 
 export async function ask(path, query, signal) {
-  const params = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""));
-  const answer = await fetch(`${path}?${params}`, { credentials: "same-origin", headers: { accept: "application/json" }, signal }).catch((error) => {
+  const params = new URLSearchParams(
+    Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""),
+  );
+  const answer = await fetch(`${path}?${params}`, {
+    credentials: "same-origin",
+    headers: { accept: "application/json" },
+    signal,
+  }).catch((error) => {
     if (error.name === "AbortError") throw error;
     throw new Problem("Airflow did not answer.", 0);
   });
   const said = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Problem(SENTENCES[answer.status] ?? sentence(said) ?? `Airflow answered with ${answer.status}.`, answer.status);
+  if (!answer.ok)
+    throw new Problem(
+      SENTENCES[answer.status] ?? sentence(said) ?? `Airflow answered with ${answer.status}.`,
+      answer.status,
+    );
   // Where a plugin could not be imported, Airflow answers every address with its own start page.
-  if (!said) throw new Problem("Airflow does not serve this page's data: see Admin › Plugins for import errors.", answer.status);
+  if (!said)
+    throw new Problem("Airflow does not serve this page's data: see Admin › Plugins for import errors.", answer.status);
   return said;
 }
 

@@ -55,7 +55,10 @@ export class Charts {
     if (!this.open) return;
     const { dag_id, run_id, state, model, since, until } = place;
     try {
-      [this.answer, this.problem] = [await this.question.ask("charts", { dag_id, run_id, state, model, since, until }), null];
+      [this.answer, this.problem] = [
+        await this.question.ask("charts", { dag_id, run_id, state, model, since, until }),
+        null,
+      ];
     } catch (problem) {
       if (problem.name === "AbortError") return;
       this.problem = problem;
@@ -77,18 +80,42 @@ export class Charts {
 
   tree() {
     const span = this.answer ? `${day(this.answer.since)} – ${day(this.answer.until)}` : "";
-    return h("section", { class: "charts", "aria-label": "Charts", "data-key": "charts" },
-      h("div", { class: "charts-head" },
-        h("button", { type: "button", class: "fold", "aria-expanded": String(this.open), "aria-controls": "charts", "data-action": "charts", onclick: () => this.toggle() }, "Overview"),
-        this.open && h("span", { class: "muted" }, span)),
-      h("div", { id: "charts", hidden: !this.open }, this.open && this.body()));
+    return h(
+      "section",
+      { class: "charts", "aria-label": "Charts", "data-key": "charts" },
+      h(
+        "div",
+        { class: "charts-head" },
+        h(
+          "button",
+          {
+            type: "button",
+            class: "fold",
+            "aria-expanded": String(this.open),
+            "aria-controls": "charts",
+            "data-action": "charts",
+            onclick: () => this.toggle(),
+          },
+          "Overview",
+        ),
+        this.open && h("span", { class: "muted" }, span),
+      ),
+      h("div", { id: "charts", hidden: !this.open }, this.open && this.body()),
+    );
   }
 
   body() {
     if (this.problem) return trouble(this.problem, () => this.show(this.place));
     if (!this.answer) return h("div", { class: "skeleton charts-wait" }, h("div"));
     const plots = [spend(this.answer), outcomes(this.answer), durations(this.answer)];
-    return [totals(this.answer.totals), h("div", { class: "figures" }, plots.map((plot) => this.figure(plot)))];
+    return [
+      totals(this.answer.totals),
+      h(
+        "div",
+        { class: "figures" },
+        plots.map((plot) => this.figure(plot)),
+      ),
+    ];
   }
 
   figure(plot) {
@@ -105,10 +132,18 @@ export class Charts {
 function totals({ cost_usd, live_cost_usd, saved_usd, requests, batches }) {
   const share = live_cost_usd ? `${percent(saved_usd / live_cost_usd)} of ${money(live_cost_usd)} live` : null;
   const one = (name, label, value, shown, note) =>
-    h("div", { "data-total": name, "data-value": value, class: name }, h("dt", null, label), h("dd", null, shown, note && h("small", null, note)));
-  return h("dl", { class: "totals" },
+    h(
+      "div",
+      { "data-total": name, "data-value": value, class: name },
+      h("dt", null, label),
+      h("dd", null, shown, note && h("small", null, note)),
+    );
+  return h(
+    "dl",
+    { class: "totals" },
     one("cost_usd", "Spent", cost_usd, money(cost_usd)),
     one("saved_usd", "Saved", saved_usd, money(saved_usd), share),
     one("requests", "Requests", requests, count(requests)),
-    one("batches", "Batches", batches, count(batches)));
+    one("batches", "Batches", batches, count(batches)),
+  );
 }

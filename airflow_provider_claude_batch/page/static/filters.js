@@ -21,36 +21,79 @@ function states(counts) {
   const chosen = place().state ?? "";
   const total = Object.values(counts ?? {}).reduce((sum, value) => sum + value, 0);
   const shown = Object.keys(STATES).filter((state) => state !== "canceling" || counts?.canceling || chosen === state);
-  return h("div", { class: "segments", role: "group", "aria-label": "State", "data-filter": "state" },
+  return h(
+    "div",
+    { class: "segments", role: "group", "aria-label": "State", "data-filter": "state" },
     ["", ...shown].map((state) =>
-      h("button", { type: "button", "data-value": state, "aria-pressed": String(chosen === state), onclick: () => narrow({ state }) },
-        state ? STATES[state] : "all", counts && h("span", { class: "count" }, count(state ? counts[state] ?? 0 : total)))));
+      h(
+        "button",
+        {
+          type: "button",
+          "data-value": state,
+          "aria-pressed": String(chosen === state),
+          onclick: () => narrow({ state }),
+        },
+        state ? STATES[state] : "all",
+        counts && h("span", { class: "count" }, count(state ? (counts[state] ?? 0) : total)),
+      ),
+    ),
+  );
 }
 
 function choice(label, name, values, all) {
   const chosen = place()[name] ?? "";
   const options = [...new Set([...(values ?? []), chosen])].filter(Boolean);
-  return h("label", { class: "field" }, h("span", null, label),
-    h("select", { "data-filter": name, onchange: (event) => narrow({ [name]: event.target.value }) },
+  return h(
+    "label",
+    { class: "field" },
+    h("span", null, label),
+    h(
+      "select",
+      { "data-filter": name, onchange: (event) => narrow({ [name]: event.target.value }) },
       h("option", { value: "" }, all),
-      options.map((value) => h("option", { value, selected: value === chosen }, value))));
+      options.map((value) => h("option", { value, selected: value === chosen }, value)),
+    ),
+  );
 }
 
 function date(label, name) {
   const change = (event) => event.target.validity.valid && narrow({ [name]: event.target.value });
-  return h("label", { class: "field" }, h("span", null, label),
-    h("input", { type: "date", "data-filter": name, value: place()[name] ?? "", onchange: change }));
+  return h(
+    "label",
+    { class: "field" },
+    h("span", null, label),
+    h("input", { type: "date", "data-filter": name, value: place()[name] ?? "", onchange: change }),
+  );
 }
 
 export function filters(answer) {
   const run = !scope.run_id && place().run_id;
-  return h("div", { class: "filters", role: "search", "aria-label": "Filters" },
+  return h(
+    "div",
+    { class: "filters", role: "search", "aria-label": "Filters" },
     states(answer?.states),
-    h("div", { class: "fields" },
+    h(
+      "div",
+      { class: "fields" },
       !scope.dag_id && choice("Dag", "dag_id", answer?.dags, "all Dags"),
       choice("Model", "model", answer?.models, "all models"),
       date("From", "since"),
       date("To", "until"),
-      run && h("button", { type: "button", class: "chip", title: run, onclick: () => narrow({ run_id: null }), "aria-label": `Run ${run}: remove this filter` }, h("span", null, `run ${run}`), " ×"),
-      narrowed() && h("button", { type: "button", class: "button quiet", "data-action": "reset", onclick: reset }, "Reset")));
+      run &&
+        h(
+          "button",
+          {
+            type: "button",
+            class: "chip",
+            title: run,
+            onclick: () => narrow({ run_id: null }),
+            "aria-label": `Run ${run}: remove this filter`,
+          },
+          h("span", null, `run ${run}`),
+          " ×",
+        ),
+      narrowed() &&
+        h("button", { type: "button", class: "button quiet", "data-action": "reset", onclick: reset }, "Reset"),
+    ),
+  );
 }

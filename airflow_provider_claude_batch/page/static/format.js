@@ -4,7 +4,12 @@ const known = (value) => value !== null && value !== undefined;
 const number = new Intl.NumberFormat("en-US");
 const dollars = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD" });
 const cents = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumSignificantDigits: 2 });
-const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+const UNITS = [
+  ["d", 86400],
+  ["h", 3600],
+  ["min", 60],
+  ["s", 1],
+];
 
 export const count = (value) => (known(value) ? number.format(value) : NONE);
 export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
@@ -27,11 +32,14 @@ export function duration(seconds) {
   if (seconds < 1 && seconds > 0) return "under 1 s";
   const first = UNITS.findIndex(([, size]) => rest >= size);
   if (first < 0) return "0 s";
-  return UNITS.slice(first, first + 2).map(([unit, size]) => {
-    const whole = Math.floor(rest / size);
-    rest -= whole * size;
-    return whole && `${whole} ${unit}`;
-  }).filter(Boolean).join(" ");
+  return UNITS.slice(first, first + 2)
+    .map(([unit, size]) => {
+      const whole = Math.floor(rest / size);
+      rest -= whole * size;
+      return whole && `${whole} ${unit}`;
+    })
+    .filter(Boolean)
+    .join(" ");
 }
 
 /** Only the largest unit: enough for "ended 3 h ago". */
@@ -46,9 +54,14 @@ export function left(days) {
 }
 
 export const between = (from, until) => (from && until ? (Date.parse(until) - Date.parse(from)) / 1000 : null);
-export const since = (moment) => (moment ? (Date.now() - Date.parse(moment)) / 1000 : null);
+export const since = (iso) => (iso ? (Date.now() - Date.parse(iso)) / 1000 : null);
 
-const thisYear = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const thisYear = new Intl.DateTimeFormat(undefined, {
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
 const longAgo = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const dayOnly = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", timeZone: "UTC" });
 

@@ -1,6 +1,6 @@
 // Starts the page, and shows the view that its place asks for.
-import { ready } from "./dom.js";
 import { Detail } from "./detail.js";
+import { ready } from "./dom.js";
 import { List } from "./list.js";
 import { onPlace, place } from "./place.js";
 import { followTheme } from "./theme.js";

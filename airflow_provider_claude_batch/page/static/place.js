@@ -38,8 +38,7 @@ export const onPlace = (listener) => listeners.add(listener);
 
 /** The list as it was left; in a new window, that of the submission's address without its Dag and run. */
 export function list() {
-  const { submission, dag_id, run_id, ...filters } = current;
-  return listed ?? filters;
+  return listed ?? { ...current, submission: null, dag_id: null, run_id: null };
 }
 
 function arrive(next) {
@@ -79,7 +78,8 @@ export const dagPath = (dag) => path("dags", dag);
 export const runPath = (dag, run) => path("dags", dag, "runs", run);
 export const taskPath = (dag, run, task, index) =>
   path("dags", dag, "runs", run, "tasks", task, ...(index >= 0 ? ["mapped", index] : []));
-export const loginPath = () => `${base}/api/v2/auth/login?next=${encodeURIComponent((embedded ? window.parent : window).location.href)}`;
+export const loginPath = () =>
+  `${base}/api/v2/auth/login?next=${encodeURIComponent((embedded ? window.parent : window).location.href)}`;
 
 // Airflow's own pages: its router opens them without reloading everything; any other kind of click stays native.
 document.addEventListener("click", (event) => {
@@ -91,5 +91,6 @@ document.addEventListener("click", (event) => {
 
 window.addEventListener("popstate", () => embedded || follow(location.search));
 window.addEventListener("message", ({ origin, source, data }) => {
-  if (embedded && origin === location.origin && source === window.parent && data?.claudeBatches === "place") follow(data.search);
+  if (embedded && origin === location.origin && source === window.parent && data?.claudeBatches === "place")
+    follow(data.search);
 });

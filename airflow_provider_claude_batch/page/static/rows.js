@@ -29,31 +29,88 @@ export class Rows {
   }
 
   tree() {
-    if (this.failed === undefined) return h("button", { type: "button", class: "button", "data-action": "rows", onclick: () => this.show(true) }, "Show rows");
+    if (this.failed === undefined)
+      return h(
+        "button",
+        { type: "button", class: "button", "data-action": "rows", onclick: () => this.show(true) },
+        "Show rows",
+      );
     const tab = (failed, label) =>
-      h("button", { type: "button", "aria-pressed": String(this.failed === failed), "data-rows": failed ? "failed" : "all", onclick: () => this.show(failed) }, label);
-    return h("div", { class: "rows", "aria-busy": String(this.busy), "data-loaded": this.busy ? null : "1" },
+      h(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": String(this.failed === failed),
+          "data-rows": failed ? "failed" : "all",
+          onclick: () => this.show(failed),
+        },
+        label,
+      );
+    return h(
+      "div",
+      { class: "rows", "aria-busy": String(this.busy), "data-loaded": this.busy ? null : "1" },
       h("div", { class: "segments", role: "group", "aria-label": "Rows" }, tab(true, "Failed"), tab(false, "All")),
-      this.problem ? trouble(this.problem, () => this.show(this.failed)) : this.answer && this.body());
+      this.problem ? trouble(this.problem, () => this.show(this.failed)) : this.answer && this.body(),
+    );
   }
 
   body() {
     const { rows, problem } = this.answer;
     if (problem) return h("p", { class: "note" }, problem);
-    if (!rows.length) return h("p", { class: "nothing" }, this.busy ? "Asking the warehouse…" : this.failed ? "No request failed." : "The table has no rows of this round.");
-    const columns = [{ name: "custom_id" }, { name: "Status" }, { name: "Answer or error" }, { name: "Model" }, { name: "Tokens in / out", right: true }, { name: "Cost", right: true }];
-    return table({ class: "cards", caption: "Rows in the warehouse" }, columns, rows.map((row) => this.row(row)));
+    if (!rows.length)
+      return h(
+        "p",
+        { class: "nothing" },
+        this.busy
+          ? "Asking the warehouse…"
+          : this.failed
+            ? "No request failed."
+            : "The table has no rows of this round.",
+      );
+    const columns = [
+      { name: "custom_id" },
+      { name: "Status" },
+      { name: "Answer or error" },
+      { name: "Model" },
+      { name: "Tokens in / out", right: true },
+      { name: "Cost", right: true },
+    ];
+    return table(
+      { class: "cards", caption: "Rows in the warehouse" },
+      columns,
+      rows.map((row) => this.row(row)),
+    );
   }
 
   row(row) {
     const error = [row.error_type, row.error_message].filter(Boolean).join(": ");
-    return h("tr", { role: "row", "data-custom-id": row.custom_id },
-      cell("custom_id", "custom_id", null, h("span", { class: "ids" }, h("code", { title: row.custom_id }, row.custom_id))),
-      cell("Status", "status", null, words(row.status ?? "–"), row.problem && h("small", { class: "block" }, words(row.problem))),
-      cell("Answer or error", "text", { class: "grow" }, error && h("p", { class: "error" }, error), row.text ? this.text(row) : !error && "–"),
+    return h(
+      "tr",
+      { role: "row", "data-custom-id": row.custom_id },
+      cell(
+        "custom_id",
+        "custom_id",
+        null,
+        h("span", { class: "ids" }, h("code", { title: row.custom_id }, row.custom_id)),
+      ),
+      cell(
+        "Status",
+        "status",
+        null,
+        words(row.status ?? "–"),
+        row.problem && h("small", { class: "block" }, words(row.problem)),
+      ),
+      cell(
+        "Answer or error",
+        "text",
+        { class: "grow" },
+        error && h("p", { class: "error" }, error),
+        row.text ? this.text(row) : !error && "–",
+      ),
       cell("Model", "model", null, h("code", null, row.model ?? "–")),
       cell("Tokens in / out", "tokens", { class: "right" }, `${count(row.input_tokens)} / ${count(row.output_tokens)}`),
-      cell("Cost", "cost", { class: "right", "data-value": row.cost_usd }, money(row.cost_usd)));
+      cell("Cost", "cost", { class: "right", "data-value": row.cost_usd }, money(row.cost_usd)),
+    );
   }
 
   text({ custom_id, text }) {
@@ -65,7 +122,12 @@ export class Rows {
     const long = text.length > LONG || text.split("\n").length > 4;
     return [
       h("pre", { class: long && !open ? "clamped" : null }, long && !open ? text.slice(0, 600) : text),
-      long && h("button", { type: "button", class: "fold", "aria-expanded": String(open), onclick: flip }, open ? "Show less" : `Show all ${count(text.length)} characters`),
+      long &&
+        h(
+          "button",
+          { type: "button", class: "fold", "aria-expanded": String(open), onclick: flip },
+          open ? "Show less" : `Show all ${count(text.length)} characters`,
+        ),
     ];
   }
 }

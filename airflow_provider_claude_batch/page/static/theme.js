@@ -16,7 +16,9 @@ function theme() {
 }
 
 export function followTheme() {
-  const apply = () => { document.documentElement.dataset.theme = theme(); };
+  const apply = () => {
+    document.documentElement.dataset.theme = theme();
+  };
   apply();
   dark.addEventListener("change", apply);
   const host = airflow();
