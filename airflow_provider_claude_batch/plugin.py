@@ -35,7 +35,7 @@ class _Page:
 
 
 def _view(destination: str, suffix: str = "") -> dict[str, str]:
-    """Describe one place of the page: each has a route of its own, and Airflow may be served under a path of its own."""
+    """Describe one place: each has its own route, and Airflow may be served under a path of its own."""
     path = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
     bundle = f"{path}{PREFIX}/static/airflow.js"
     return {"name": NAME, "bundle_url": bundle, "destination": destination, "url_route": ROUTE + suffix}

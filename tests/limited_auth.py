@@ -5,8 +5,6 @@ from typing import Any
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 
-USERS = "admin:admin,guest:viewer,reader:viewer"
-
 
 class LimitedAuthManager(SimpleAuthManager):
     """The simple one, whose roles may read every Dag, made stricter for two users."""

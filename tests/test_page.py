@@ -242,6 +242,14 @@ def test_a_total_is_not_counted_again(http: Any, history: History) -> None:
     assert http.get(f"{PAGE}/charts").json()["totals"]["cost_usd"] == receipts["load"].cost_usd
 
 
+def test_the_charts_are_of_thirty_days_and_those_of_a_run_are_of_all_of_it(http: Any, history: History) -> None:
+    (run_id,) = write(history, ("nightly", submission(1, NOW - timedelta(days=40))))
+    whose = [{}, {"dag_id": "nightly"}, {"dag_id": "nightly", "run_id": run_id}, {"since": "2020-01-01"}]
+    drawn = [http.get(f"{PAGE}/charts", params=query).json() for query in whose]
+    assert [one["totals"]["submissions"] for one in drawn] == [0, 0, 1, 1]
+    assert drawn[2]["since"] == str((NOW - timedelta(days=40)).date())
+
+
 def test_a_submission_tells_its_story(http: Any, history: History) -> None:
     receipts = submission(1, NOW - 5 * HOUR)
     (run_id,) = write(history, ("nightly", receipts), at=NOW - 5 * HOUR)

@@ -133,10 +133,11 @@ def rows(
 
 
 def drawn(request: Request, user: GetUserDep, by: Wanted) -> Response:
-    """Add up what the charts show: the last thirty days, where no others are asked for."""
+    """Add up what the charts show: of a run all of it, else the last thirty days, where no others are asked for."""
+    found = [one for one in _readable(request, user)[0] if by.holds(one)]
     until = by.until or datetime.now(UTC).date()
-    since = by.since or until - _CHARTED
-    found, _ = _readable(request, user)
+    first = min((charts.day_of(one.submitted_at) for one in found), default=until) if by.run_id else until - _CHARTED
+    since = by.since or first
     listing = _listing(request, found, msgspec.structs.replace(by, since=since, until=until))
     return _json(charts.draw(listing.found, request.app.state.live.looks, since, until))
 

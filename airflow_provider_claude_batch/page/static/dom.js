@@ -27,10 +27,11 @@ export function morph(old, fresh) {
     return;
   }
   if (old.hasAttribute("data-keep")) return;
+  const { value } = fresh; // its options are about to move into the old one
   morphAttributes(old, fresh);
   morphChildren(old, fresh);
-  if (old.nodeName === "SELECT") old.value = fresh.value;
-  if (old.nodeName === "INPUT" && old !== document.activeElement) old.value = fresh.value;
+  if (old.nodeName === "SELECT") old.value = value;
+  if (old.nodeName === "INPUT" && old !== document.activeElement) old.value = value;
 }
 
 function morphAttributes(old, fresh) {

@@ -121,7 +121,9 @@ function labels({ columns, tight }, band, width) {
   return columns.map(({ label }, i) => {
     const x = LEFT + band * (tight ? i + 1 : i + 0.5);
     if (i % every || !label || (!tight && x > width - 20)) return null;
-    return s("text", { class: "tick", x: Math.min(x, width - 16), y: HEIGHT - 6, "text-anchor": "middle" }, label);
+    const last = x > width - 24;
+    const at = { x: last ? width - 1 : x, y: HEIGHT - 6, "text-anchor": last ? "end" : "middle" };
+    return s("text", { class: "tick", ...at }, label);
   });
 }
 
