@@ -146,8 +146,10 @@ class Receipt(msgspec.Struct, frozen=True):
         return self.submission if self.attempt == 1 else f"{self.submission}_{self.attempt}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Write it as the JSON of an XCom, its version first."""
-        return {"v": 1, **{key: value for key, value in as_json(self).items() if value is not None}}
+        """Write it as the JSON of an XCom: its version first, and last the batches, which may be many."""
+        known = {key: value for key, value in as_json(self).items() if value is not None}
+        batches = known.pop("batches")
+        return {"v": 1, **known, "batches": batches}
 
     def seen(self, batches: Mapping[str, Batch]) -> "Receipt":
         """Add what the API said of the batches."""
