@@ -71,19 +71,21 @@ class Charts(msgspec.Struct):
 
 
 def draw(submissions: Iterable[Submission], looks: Looks, since: date, until: date) -> Charts:
-    """Add everything up, by the day of the submission in UTC."""
+    """Add everything up by days in UTC: money and batches on the day of their round, requests on that of the first."""
     spend: dict[tuple[date, str], Spend] = {}
     outcomes: dict[date, Counter[str]] = {}
     seconds: list[float] = []
     totals = Totals()
     for submission in submissions:
-        totals.submissions += 1
-        totals.requests += submission.first.requests
-        outcomes.setdefault(day_of(submission.submitted_at), Counter()).update(submission.outcomes(looks))
+        if since <= (day := day_of(submission.submitted_at)) <= until:
+            totals.submissions += 1
+            totals.requests += submission.first.requests
+            outcomes.setdefault(day, Counter()).update(submission.outcomes(looks))
         for one in submission.rounds:
-            totals.batches += len(one.shards)
-            _spend(one, spend)
-            seconds += _durations(one, looks)
+            if since <= (day := day_of(one.submitted_at)) <= until:
+                totals.batches += len(one.shards)
+                _spend(one, day, spend)
+                seconds += _durations(one, looks)
     _add_up(totals, spend.values())
     return Charts(
         since=since,
@@ -102,8 +104,7 @@ def day_of(moment: datetime) -> date:
     return moment.astimezone(UTC).date()
 
 
-def _spend(one: Round, spend: dict[tuple[date, str], Spend]) -> None:
-    day = day_of(one.submitted_at)
+def _spend(one: Round, day: date, spend: dict[tuple[date, str], Spend]) -> None:
     for receipt in one.loaded:
         for model, rows, cost, live in _by_model(receipt):
             spend.setdefault((day, model), Spend(day, model)).add(rows, cost, live)

@@ -48,7 +48,7 @@ def open_warehouse(conn_id: str, table: str, columns: "Sequence[Column]" = COLUM
     name = Table.parse(table)
     try:
         make, hook = find_writer(connection.conn_type), connection.get_hook()
-    except (AirflowException, ImportError) as error:
+    except (AirflowException, AttributeError, ImportError) as error:  # Airflow stumbles over types without a hook
         raise _not_installed(connection.conn_type, error) from None
     try:
         return make(hook, name, columns)

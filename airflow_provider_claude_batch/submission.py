@@ -1,7 +1,7 @@
 """Submissions: what the receipts of all steps say together of what was sent, waited for, loaded and sent again."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -84,12 +84,11 @@ class Shard:
 
     def state(self, looks: Looks, now: datetime) -> State:
         """Say how the batch stands; nothing runs longer than the API lets it."""
-        if self.part.ended_at or self.loaded_at:
+        look, expires = looks.get(self.part.id), self.expires_at
+        has_ended = self.part.ended_at or self.loaded_at or (look and look.ended)
+        if has_ended or (expires and expires + _GRACE < now):
             return State.ENDED
-        if look := looks.get(self.part.id):
-            return State(look.processing_status)
-        expires = self.expires_at
-        return State.ENDED if expires and expires + _GRACE < now else State.IN_PROGRESS
+        return State.CANCELING if look and look.processing_status == State.CANCELING else State.IN_PROGRESS
 
     def days_left(self, now: datetime) -> float | None:
         """Tell how long the API keeps the results."""
@@ -98,12 +97,13 @@ class Shard:
 
 
 class Round:
-    """One attempt of a submission."""
+    """One attempt of a submission; the Dag that submitted speaks first, and others may have waited and loaded."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], dag_id: str) -> None:
         self.entries = sorted(entries, key=lambda entry: entry.at)
         self.first = self._first()
-        self.loads = _distinct(entry for entry in self.entries if step_of(entry) is Step.LOAD)
+        loads = (entry for entry in self.entries if step_of(entry) is Step.LOAD)
+        self.loads = _distinct(loads, dag_id)
         self.shards = self._merged()
         self.is_loaded = bool(self.loads) and all(shard.loaded_at for shard in self.shards)
 
@@ -114,9 +114,12 @@ class Round:
     def _merged(self) -> list[Shard]:
         shards: dict[str, Shard] = {}
         for entry in self.entries:
+            step = step_of(entry)
+            if step is Step.LOAD and entry not in self.loads:
+                continue
             for part in entry.receipt.batches:
                 shard = shards.setdefault(part.id, Shard(part, entry.receipt.submitted_at))
-                shard.add(part, step_of(entry), entry.at)
+                shard.add(part, step, entry.at)
         return list(shards.values())
 
     @property
@@ -130,7 +133,16 @@ class Round:
     @property
     def requests(self) -> int:
         """How many were to be sent; who speaks of one shard of many does not know."""
-        return max(self.receipt.requests, sum(shard.part.total for shard in self.shards))
+        return max(self.receipt.requests, self._accepted)
+
+    @property
+    def unsent(self) -> int:
+        """How many are in no batch: the submission waits half way, or has failed there."""
+        return self.requests - self._accepted
+
+    @property
+    def _accepted(self) -> int:
+        return sum(shard.part.total for shard in self.shards)
 
     @property
     def submitted_at(self) -> datetime:
@@ -181,9 +193,11 @@ class Submission:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
-        ordered = sorted(entries, key=lambda entry: entry.receipt.attempt)
+        dag_id = _dag_of(entries)
+        ours = [entry for entry in entries if entry.dag_id == dag_id or step_of(entry) is not Step.SUBMIT]
+        ordered = sorted(ours, key=lambda entry: entry.receipt.attempt)
         by_attempt = groupby(ordered, key=lambda entry: entry.receipt.attempt)
-        self.rounds = [Round(list(of_one)) for _, of_one in by_attempt]
+        self.rounds = list(_of_this_life(Round(list(of_one), dag_id) for _, of_one in by_attempt))
 
     @property
     def first(self) -> Round:
@@ -266,11 +280,26 @@ def _counted(part: Part) -> dict[str, int]:
     return {name: getattr(counts, name) for name in counts.__struct_fields__}
 
 
-def _distinct(loads: Iterable[Entry]) -> list[Entry]:
-    """Keep one load of each batch, the largest and newest: what was loaded again is paid once."""
+def _dag_of(entries: Sequence[Entry]) -> str:
+    """Tell which Dag submitted: what another one says later of the same submission is no submission."""
+    return min(entries, key=lambda entry: (step_of(entry) is not Step.SUBMIT, entry.at)).dag_id
+
+
+def _of_this_life(rounds: Iterable[Round]) -> Iterator[Round]:
+    """Leave out what a run that was cleared has said before: after a load that left nothing to retry, nothing comes."""
+    for one in rounds:
+        yield one
+        if one.is_loaded and not any(receipt.retryable for receipt in one.loaded):
+            return
+
+
+def _distinct(loads: Iterable[Entry], dag_id: str) -> list[Entry]:
+    """Keep one load of each batch, the largest and newest, of its own Dag first: what was loaded again is paid once."""
     kept: list[Entry] = []
     known: set[str] = set()
-    for entry in sorted(loads, key=lambda entry: (len(entry.receipt.batches), entry.at), reverse=True):
+    for entry in sorted(
+        loads, key=lambda entry: (entry.dag_id == dag_id, len(entry.receipt.batches), entry.at), reverse=True
+    ):
         ids = {*entry.receipt.batch_ids} or {entry.receipt.pseudo_batch}
         if not ids & known:
             known |= ids

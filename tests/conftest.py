@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_claude_batch.client import Client
 
-pytest_plugins = ["pages"]
+pytest_plugins = ["pages", "page_client"]
 collect_ignore = [f"test_{kind}.py" for kind in ELSEWHERE if kind not in KINDS]
 _HOME = Path(tempfile.mkdtemp(prefix="claude_batch_airflow_"))
 (_HOME / "dags").mkdir()

@@ -2,9 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import event
+import pytest
+
+if TYPE_CHECKING:
+    from history import History
+
+# What is imported here, all tests would need, also those that run in environments of their own.
+NOW = datetime.now(UTC).replace(microsecond=0)
+PAGE = "/claude-batch"
+SECRET = "x" * 64
 
 
 @contextmanager
@@ -16,13 +25,70 @@ def client(username: str | None, role: str | None = None) -> Iterator[Any]:
 
     from airflow_provider_claude_batch.plugin import ClaudeBatchPlugin
 
-    app = create_app()
-    ClaudeBatchPlugin.fastapi_apps[0]["app"].forget()
-    with TestClient(app) as http:
-        if username is not None:
-            token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=username, role=role))
-            http.headers["Authorization"] = f"Bearer {token}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", SECRET)
+        app = create_app()
+        ClaudeBatchPlugin.fastapi_apps[0]["app"].forget()
+        with TestClient(app) as http:
+            if username is not None:
+                token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=username, role=role))
+                http.headers["Authorization"] = f"Bearer {token}"
+            yield http
+
+
+@pytest.fixture
+def history(airflow_db: None) -> "Iterator[History]":
+    """Airflow's database with two Dags, without what other tests have left in it."""
+    from history import History
+
+    _empty()
+    history = History()
+    history.add_dags("nightly", "secret")
+    yield history
+    _empty()
+
+
+@pytest.fixture
+def viewer(history: "History") -> Iterator[Any]:
+    """Somebody who may read all Dags."""
+    with client("viewer", "VIEWER") as http:
         yield http
+
+
+def listed(http: Any, **query: Any) -> dict[str, Any]:
+    """Return the list of submissions."""
+    answer = http.get(f"{PAGE}/submissions", params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def names(http: Any, **query: Any) -> list[str]:
+    """Return the ids of the submissions in the list."""
+    return [one["id"] for one in listed(http, **query)["submissions"]]
+
+
+def detail(http: Any, name: str, run_id: str, dag_id: str = "nightly", **query: Any) -> dict[str, Any]:
+    """Return what a submission's own page shows."""
+    answer = http.get(f"{PAGE}/submissions/{name}", params={"dag_id": dag_id, "run_id": run_id, **query})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def write(history: "History", *runs: tuple[str, dict[str, Any]], at: datetime = NOW - timedelta(hours=3)) -> list[str]:
+    """Write runs with their receipts, and return their ids."""
+    run_ids = [history.add_run(dag_id, at, receipts) for dag_id, receipts in runs]
+    history.write()
+    return run_ids
+
+
+def _empty() -> None:
+    from airflow.models.dag import DagModel
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.query(DagRun).delete()
+        session.query(DagModel).delete()
 
 
 class Counted:
@@ -33,12 +99,14 @@ class Counted:
 
     def __enter__(self) -> Self:
         from airflow import settings
+        from sqlalchemy import event
 
         event.listen(settings.engine, "before_cursor_execute", self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
         from airflow import settings
+        from sqlalchemy import event
 
         event.remove(settings.engine, "before_cursor_execute", self._count)
 

@@ -60,6 +60,16 @@ def test_a_receipt_of_before_is_its_only_models_or_that_of_several() -> None:
     assert {(one.model, one.cost_usd) for one in drawn(one, two).spend} == {("haiku", 1.0), ("several models", 1.0)}
 
 
+def test_a_retry_after_midnight_is_paid_on_its_own_day() -> None:
+    failed = {"counts": {"succeeded": 7, "errored": 3}, "retryable": 3, "retryable_by": {"errored": 3}}
+    first = entry(loaded(part("b1", ended=NOON), **failed), "load", NOON)
+    again = replace(loaded(part("b2", 3, ended=NOON + DAY), attempt=2), submitted_at=NOON + DAY)
+    submissions = gather([first, entry(again, "load_2", NOON + DAY)])
+    days = [draw(submissions, {}, NOON.date() + n * DAY, NOON.date() + n * DAY) for n in (0, 1)]
+    assert [(one.totals.cost_usd, one.totals.batches, one.totals.submissions) for one in days] == [(1, 1, 1), (1, 1, 0)]
+    assert [len(one.outcomes) for one in days] == [1, 0]
+
+
 def test_a_model_without_a_price_costs_nothing_that_is_known() -> None:
     (only,) = drawn(submission("s1", NOON, 60, new_one=cost(5, None))).spend
     assert (only.rows, only.cost_usd, only.saved_usd) == (5, 0.0, 0.0)

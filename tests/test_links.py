@@ -36,10 +36,7 @@ def run(run_dag: Callable[..., Any], emulator: Emulator) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_airflow_links_each_task_to_the_console_and_to_its_run_on_the_page(
-    run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "x" * 64)
+def test_airflow_links_each_task_to_the_console_and_to_its_run_on_the_page(run: Any) -> None:
     with client("viewer", "VIEWER") as http:
         for task_id in ("submit", "wait"):
             path = f"/api/v2/dags/linked/dagRuns/{quote(run.run_id)}/taskInstances/{task_id}"

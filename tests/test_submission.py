@@ -88,6 +88,19 @@ def test_while_no_step_has_seen_the_end_the_api_says_how_a_batch_stands(status: 
     assert one_of(SUBMITTED).state(looks, NOON + HOUR) is state
 
 
+def test_an_old_look_is_not_believed_longer_than_a_batch_can_run() -> None:
+    looks = {"b1": looked("b1", "in_progress", NOON + HOUR)}
+    submission = one_of(SUBMITTED)
+    states = [submission.state(looks, NOON + days * DAY) for days in (0.5, 2, 40)]
+    assert states == [State.IN_PROGRESS, State.ENDED, State.GONE]
+    assert submission.first.is_overdue(looks, NOON + 3 * DAY)
+
+
+def test_a_status_that_is_not_known_yet_is_one_of_a_batch_that_runs() -> None:
+    looks = {"b1": looked("b1", "paused", NOON + HOUR)}
+    assert one_of(SUBMITTED).state(looks, NOON + HOUR) is State.IN_PROGRESS
+
+
 def test_of_many_shards_the_one_that_runs_decides() -> None:
     submitted = entry(receipt(part("b1"), part("b2")), "submit", NOON)
     looks = {"b1": looked("b1", "ended", NOON + HOUR)}
@@ -144,6 +157,35 @@ def test_retries_are_rounds_of_one_submission_and_count_as_they_ended() -> None:
     running = one_of(*rounds[:3])
     assert running.state({}, NOON + 4 * HOUR) is State.IN_PROGRESS
     assert running.outcomes({}) == {"succeeded": 7, "errored": 3}
+
+
+def test_what_another_dag_says_of_a_submission_does_not_make_it_its_own() -> None:
+    theirs = replace(receipt(part("b9", 999)), requests=9_999)
+    claim = entry(theirs, "submit", NOON + HOUR, dag_id="other")
+    fake = entry(loaded(part("b1", ended=NOON), cost_usd=50.0), "load", NOON + 9 * HOUR, dag_id="other")
+    submission = one_of(SUBMITTED, claim, WAITED, LOADED, fake)
+    assert (submission.first.first.dag_id, submission.first.requests) == ("d", 10)
+    assert submission.total is not None
+    assert submission.total.cost_usd == 1.0
+
+
+def test_rounds_of_before_that_follow_a_load_without_failures_are_left_out() -> None:
+    leftover = entry(loaded(part("b2", 3, ended=NOON), attempt=2), "load_2", NOON)
+    assert len(one_of(SUBMITTED, LOADED, leftover).rounds) == 1
+
+
+def test_loads_that_overlap_count_once_and_leave_the_rest_to_be_loaded() -> None:
+    parts = [part(name, ended=NOON + HOUR) for name in ("b1", "b2", "b3")]
+    submitted = entry(receipt(*(part(name) for name in ("b1", "b2", "b3"))), "submit", NOON)
+    loads = [entry(loaded(*some), f"load_{n}", NOON + n * HOUR) for n, some in enumerate((parts[:2], parts[1:]))]
+    submission = one_of(submitted, entry(receipt(*parts), "wait", NOON + HOUR), *loads)
+    assert submission.state({}, NOON + HOUR) is State.ENDED
+    assert submission.outcomes({}) == {"succeeded": 30}
+
+
+def test_requests_that_no_batch_has_taken_are_counted() -> None:
+    half = entry(receipt(part("b1"), requests=25), "submit", NOON)
+    assert (one_of(half).first.unsent, one_of(SUBMITTED).first.unsent) == (15, 0)
 
 
 def test_problems_stand_beside_what_can_be_used() -> None:

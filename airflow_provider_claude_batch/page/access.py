@@ -13,5 +13,11 @@ def readable(user: Any) -> frozenset[str]:
 
 def may_read_xcoms(user: Any, dag_id: str) -> bool:
     """Say whether somebody may read what the tasks of a Dag have returned."""
-    manager, details = get_auth_manager(), DagDetails(id=dag_id)
+    from airflow.models.dag import DagModel
+
+    manager = get_auth_manager()
+    if find_team := getattr(DagModel, "get_team_name", None):  # since Airflow 3.2
+        details = DagDetails(id=dag_id, team_name=find_team(dag_id))
+    else:
+        details = DagDetails(id=dag_id)
     return manager.is_authorized_dag(method="GET", access_entity=DagAccessEntity.XCOM, details=details, user=user)

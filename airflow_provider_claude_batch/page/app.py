@@ -11,12 +11,14 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 
 from airflow_provider_claude_batch import charts, connection
 from airflow_provider_claude_batch.errors import ClaudeBatchError
-from airflow_provider_claude_batch.page import access, archive
+from airflow_provider_claude_batch.page import access
 from airflow_provider_claude_batch.page.archive import Archive
 from airflow_provider_claude_batch.page.listing import Filter, Listing
 from airflow_provider_claude_batch.page.live import Live
+from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.submission import State, Submission, gather
 from airflow_provider_claude_batch.submit import CONSOLE
+from airflow_provider_claude_batch.writers.sample import Sample
 
 _FILES = Path(__file__).with_name("static")
 _TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}
@@ -32,6 +34,7 @@ _HEADERS = {
 }
 _CHARTED = timedelta(days=29)
 _MOST_ROWS, _MOST_BATCHES = 50, 1_000
+_IN_SHORT = "Connection {} gave no answer: its batches are shown as their receipts tell. Open one to read why."
 
 
 def build() -> FastAPI:
@@ -52,14 +55,17 @@ async def _with_headers(request: Request, answer: Callable[[Request], Any]) -> R
     return response
 
 
+Day = Annotated[date | None, Query(ge=date(2000, 1, 1), le=date(2999, 12, 31))]
+
+
 def wanted(
     *,
     dag_id: str | None = None,
     run_id: str | None = None,
     state: State | None = None,
     model: str | None = None,
-    since: date | None = None,
-    until: date | None = None,
+    since: Day = None,
+    until: Day = None,
 ) -> Filter:
     """Read the filters."""
     return Filter(dag_id or None, run_id or None, state, model or None, since, until)
@@ -104,7 +110,7 @@ def submissions(
             "dags": sorted({one.first.first.dag_id for one in found}),
             "models": sorted({model for one in in_scope for model in one.models}),
             "capped": is_capped,
-            "live": _live_state(request, shown),
+            "live": {"problems": [_IN_SHORT.format(conn_id) for conn_id in _problems(request, shown)]},
         }
     )
 
@@ -117,7 +123,9 @@ def submission(
     if live:
         _ask(request, [found])
     shown = _listing(request, [found], Filter()).show(found, whole=True)
-    return _json({"submission": shown, "console_url": CONSOLE, "live": _live_state(request, [found])})
+    return _json(
+        {"submission": shown, "console_url": CONSOLE, "live": {"problems": [*_problems(request, [found]).values()]}}
+    )
 
 
 def rows(
@@ -134,12 +142,11 @@ def rows(
 
 def drawn(request: Request, user: GetUserDep, by: Wanted) -> Response:
     """Add up what the charts show: of a run all of it, else the last thirty days, where no others are asked for."""
-    found = [one for one in _readable(request, user)[0] if by.holds(one)]
     until = by.until or datetime.now(UTC).date()
+    of_any_day = msgspec.structs.replace(by, since=None, until=None)
+    found = _listing(request, _readable(request, user)[0], of_any_day).found
     first = min((charts.day_of(one.submitted_at) for one in found), default=until) if by.run_id else until - _CHARTED
-    since = by.since or first
-    listing = _listing(request, found, msgspec.structs.replace(by, since=since, until=until))
-    return _json(charts.draw(listing.found, request.app.state.live.looks, since, until))
+    return _json(charts.draw(found, request.app.state.live.looks, by.since or first, until))
 
 
 _ROUTES: dict[str, Callable[..., Response]] = {
@@ -169,34 +176,50 @@ def _one(request: Request, user: Any, name: str, dag_id: str, run_id: str) -> Su
     if not access.may_read_xcoms(user, dag_id):
         raise HTTPException(403, "What a submission returned is for those who may read the XComs of its Dag.")
     allowed = [place for place in places if place[0] == dag_id or access.may_read_xcoms(user, place[0])]
-    read = [entry for place in allowed for entry in archive.read_run(*place) if entry.receipt.submission == name]
+    read = [
+        entry
+        for place in allowed
+        for entry in request.app.state.archive.read(*place)
+        if entry.receipt.submission == name
+    ]
     return next(iter(gather(read)))
 
 
 def _ask(request: Request, shown: list[Submission]) -> None:
     """Ask how what runs stands, as far as receipts do not say it."""
-    born: dict[str, dict[str, datetime | None]] = {}
-    for one in (one for submission in shown for one in submission.rounds if one.receipt.conn_id):
-        running = {shard.part.id: shard.part.created_at for shard in one.shards if not shard.part.ended_at}
-        if running and not one.is_loaded:
-            born.setdefault(str(one.receipt.conn_id), {}).update(running)
-    request.app.state.live.ask(born)
+    request.app.state.live.ask(_to_ask(request, shown))
 
 
-def _live_state(request: Request, shown: list[Submission]) -> dict[str, Any]:
-    conn_ids = {one.receipt.conn_id for submission in shown for one in submission.rounds if not one.is_loaded}
-    live = request.app.state.live
-    return {"asked_at": live.asked_at(conn_ids), "problems": live.problems(conn_ids)}
-
-
-def _sampled(receipts: list[Any], *, failed: bool) -> list[Any]:
-    found: list[Any] = []
-    for receipt in receipts:
-        if receipt.warehouse_conn_id and receipt.table and len(found) < _MOST_ROWS:
-            writer = connection.open_warehouse(receipt.warehouse_conn_id, receipt.table)
-            ids = [*receipt.batch_ids, receipt.pseudo_batch][:_MOST_BATCHES]
-            found += writer.sample(ids, failed=failed, limit=_MOST_ROWS - len(found))
+def _to_ask(request: Request, shown: list[Submission]) -> dict[str, dict[str, datetime | None]]:
+    """Name batches whose end nobody has seen, by connection: those of which the API still has results."""
+    now, live = datetime.now(UTC), request.app.state.live
+    found: dict[str, dict[str, datetime | None]] = {}
+    for one in (one for submission in shown for one in submission.rounds):
+        for shard in one.shards:
+            left, batch_id = shard.days_left(now), shard.part.id
+            is_known = shard.part.ended_at or shard.loaded_at or live.has_ended(batch_id)
+            if one.receipt.conn_id and not is_known and (left is None or left > 0):
+                found.setdefault(one.receipt.conn_id, {})[batch_id] = shard.part.created_at
     return found
+
+
+def _problems(request: Request, shown: list[Submission]) -> dict[str, str]:
+    problems: dict[str, str] = request.app.state.live.problems(_to_ask(request, shown))
+    return problems
+
+
+def _sampled(receipts: list[Receipt], *, failed: bool) -> list[Sample]:
+    """Ask each table once, whatever the number of loads."""
+    ids: dict[tuple[str, str], list[str]] = {}
+    for receipt in receipts:
+        if receipt.warehouse_conn_id and receipt.table:
+            of_table = ids.setdefault((receipt.warehouse_conn_id, receipt.table), [])
+            of_table += [*receipt.batch_ids, *([receipt.pseudo_batch] if receipt.is_beginning else [])]
+    found: list[Sample] = []
+    for (conn_id, table), batch_ids in ids.items():
+        writer = connection.open_warehouse(conn_id, table)
+        found += writer.sample(batch_ids[:_MOST_BATCHES], failed=failed, limit=_MOST_ROWS)
+    return found[:_MOST_ROWS]
 
 
 def _json(value: Any) -> Response:

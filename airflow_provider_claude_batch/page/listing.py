@@ -11,7 +11,17 @@ from airflow_provider_claude_batch.charts import day_of
 from airflow_provider_claude_batch.rounds import add_up
 from airflow_provider_claude_batch.submission import Looks, Round, Shard, State, Step, Submission, step_of
 
-_OF_THE_FIRST = ("submit_task", "map_index", "requests", "reused", "skipped", "submitted_at", "estimate_usd")
+_OF_THE_FIRST = (
+    "submit_task",
+    "map_index",
+    "requests",
+    "reused",
+    "skipped",
+    "unsent",
+    "submitted_at",
+    "estimate_usd",
+    "preflight_usd",
+)
 _RUNNING = {State.IN_PROGRESS, State.CANCELING}
 
 
@@ -57,7 +67,7 @@ class Listing:
             "limit": limit,
             "offset": offset,
             "states": {state: states[state] for state in State},
-            "never_loaded": sum(self._is_overdue(one) for one in self._all),
+            "never_loaded": sum(map(self._is_overdue, self._all)),
             "submissions": [self.show(one) for one in found[offset : offset + limit]],
         }
 
@@ -86,7 +96,7 @@ class Listing:
             "outcomes": submission.outcomes(self._looks),
             **_money(total),
             "days_left": min((one["days_left"] for one in shown if one["days_left"] is not None), default=None),
-            "overdue": any(one["overdue"] for one in shown),
+            "overdue": self._is_overdue(submission),
             "rounds": shown,
         }
 
@@ -105,6 +115,7 @@ def show_round(one: Round, looks: Looks, now: datetime, *, whole: bool = False) 
         "requests": one.requests,
         "reused": receipt.reused or 0,
         "skipped": sum(map(len, (receipt.invalid or {}).values())),
+        "unsent": one.unsent,
         "shards": {"ended": sum(ended), "total": len(ended)},
         "submitted_at": one.submitted_at,
         "ended_at": max((end for end in ends if end), default=None) if all(ended) else None,
@@ -114,6 +125,7 @@ def show_round(one: Round, looks: Looks, now: datetime, *, whole: bool = False) 
         "outcomes": one.outcomes(looks),
         **_money(add_up([one.loaded]) if one.loaded else None),
         "estimate_usd": receipt.estimate_usd,
+        "preflight_usd": receipt.preflight_usd,
         "days_left": one.days_left(now) if state is State.ENDED else None,
         "overdue": one.is_overdue(looks, now),
         "tasks": _tasks(one),

@@ -2,24 +2,31 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from datetime import UTC, datetime
-from threading import Lock
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import partial
+from threading import Event, Lock
 
 from airflow_provider_claude_batch import connection
 from airflow_provider_claude_batch.batch import Batch
-from airflow_provider_claude_batch.errors import ClaudeBatchError
-from airflow_provider_claude_batch.roll_call import Roll
+from airflow_provider_claude_batch.errors import BatchGone, ClaudeBatchError
+from airflow_provider_claude_batch.page.beside import Beside
+from airflow_provider_claude_batch.roll_call import Answer, Ask, AskForPage, Roll
+from airflow_provider_claude_batch.watch import Look
 
 Born = Mapping[str, datetime | None]
 
-_FRESH, _FRESH_ERROR = 10.0, 60.0
+_THREADS = 4
+_FRESH, _FRESH_ERROR, _FRESH_GONE = 10.0, 60.0, 3600.0
 _PAUSE = 2.0
 _PATIENCE = 5.0
-_MOST, _MOST_AT_ONCE = 20_000, 2_000
+_MOST, _MOST_AT_ONCE, _MOST_SINGLE = 20_000, 2_000, 20
 
 log = logging.getLogger(__name__)
+
+
+class _Later(ClaudeBatchError):
+    """Enough was asked for in one go: this batch has its turn next time."""
 
 
 class Live:
@@ -29,74 +36,87 @@ class Live:
         self.looks: dict[str, Batch] = {}
         self._lines: dict[str, _Line] = {}
         self._lock = Lock()
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="claude_batch_live")
+        self._beside = Beside(_THREADS)
 
     def ask(self, wanted: Mapping[str, Born]) -> None:
         """Ask for batches by connection, where nobody has just now; wait a few seconds for the answers at most."""
         with self._lock:
             asked = [self._asked(conn_id, born) for conn_id, born in wanted.items()]
-        wait([future for future in asked if future is not None], timeout=_PATIENCE)
+        until = time.monotonic() + _PATIENCE
+        for done in asked:
+            done.wait(max(0.0, until - time.monotonic()))
 
-    def problems(self, conn_ids: Iterable[str]) -> list[str]:
-        """Say which connections gave no answer, and why."""
-        lines = (self._lines.get(conn_id) for conn_id in conn_ids)
-        return sorted({line.problem for line in lines if line and line.problem})
-
-    def asked_at(self, conn_ids: Iterable[str]) -> datetime | None:
-        """Tell since when nothing newer is known."""
-        lines = [self._lines.get(conn_id) for conn_id in conn_ids]
-        return min((line.asked_at for line in lines if line and line.asked_at), default=None)
-
-    def _asked(self, conn_id: str, born: Born) -> "Future[None] | None":
-        line = self._lines.setdefault(conn_id, _Line())
-        if line.running is not None and not line.running.done():
-            return line.running
-        due = [one for one in born if line.is_due(one) and not self._has_ended(one)]
-        if not due or time.monotonic() - line.last < _PAUSE:
-            return None
-        line.last = time.monotonic()
-        line.running = self._pool.submit(self._call, conn_id, line, {one: born[one] for one in due[:_MOST_AT_ONCE]})
-        return line.running
-
-    def _has_ended(self, batch_id: str) -> bool:
+    def has_ended(self, batch_id: str) -> bool:
+        """Say whether the API has said so: it is not asked again."""
         look = self.looks.get(batch_id)
         return look is not None and look.ended
 
+    def problems(self, conn_ids: Iterable[str]) -> dict[str, str]:
+        """Say which connections gave no answer, and why."""
+        lines = {conn_id: self._lines.get(conn_id) for conn_id in sorted(conn_ids)}
+        return {conn_id: line.problem for conn_id, line in lines.items() if line and line.problem}
+
+    def _asked(self, conn_id: str, born: Born) -> Event:
+        line = self._lines.setdefault(conn_id, _Line())
+        due = [one for one in born if line.is_due(one)][:_MOST_AT_ONCE]
+        if line.done.is_set() and due and time.monotonic() - line.last >= _PAUSE:
+            line.last = time.monotonic()
+            line.done = self._beside.run(partial(self._call, conn_id, line, {one: born[one] for one in due}))
+        return line.done
+
     def _call(self, conn_id: str, line: "_Line", born: Born) -> None:
-        problem, batches = None, dict[str, Batch]()
+        known = {batch_id: moment for batch_id, moment in born.items() if moment}
         try:
             with connection.open_client(conn_id) as client:
-                known = {batch_id: moment for batch_id, moment in born.items() if moment}
-                looks = line.roll.drive(born.keys(), known, client.answer)
-            batches = {batch_id: look for batch_id, look in looks.items() if isinstance(look, Batch)}
-            problem = next((str(look) for look in looks.values() if isinstance(look, ClaudeBatchError)), None)
+                looks = line.roll.drive(born.keys(), known, _Few(client.answer))
+            line.over(looks)
+            seen = {batch_id: look for batch_id, look in looks.items() if isinstance(look, Batch)}
             with self._lock:
-                self.looks = {**dict(list(self.looks.items())[-_MOST:]), **batches}
+                self.looks = {**dict(list(self.looks.items())[-_MOST:]), **seen}
         except ClaudeBatchError as error:
-            problem = str(error)
+            line.over(dict.fromkeys(born, error))
         except Exception:  # a connection's hook may be anybody's code, and the page does without an answer
             log.exception("Connection %s cannot be asked how its batches stand.", conn_id)
-            problem = f"Connection {conn_id!r} cannot be asked how its batches stand: the API server's log says why."
-        line.over(batches, born.keys() - batches.keys(), problem)
+            said = f"Connection {conn_id!r} cannot be asked how its batches stand: the API server's log says why."
+            line.over(dict.fromkeys(born, ClaudeBatchError(said)))
+
+
+class _Few:
+    """Ask for pages, and for a few batches one by one: the calls are those of the Dags, too."""
+
+    def __init__(self, answer: Callable[[Ask], Answer]) -> None:
+        self._answer = answer
+        self._left = _MOST_SINGLE
+
+    def __call__(self, ask: Ask) -> Answer:
+        self._left -= not isinstance(ask, AskForPage)
+        return self._answer(ask) if self._left >= 0 else _Later()
 
 
 class _Line:
-    """What is known of one connection."""
+    """What is known of one connection: how it answered last, and when to ask for which batch again."""
 
     def __init__(self) -> None:
         self.roll = Roll()
-        self.running: Future[None] | None = None
+        self.done = Event()
+        self.done.set()
         self.last = -_PAUSE
-        self.asked_at: datetime | None = None
         self.problem: str | None = None
         self._due: dict[str, float] = {}
 
     def is_due(self, batch_id: str) -> bool:
         return time.monotonic() >= self._due.get(batch_id, 0.0)
 
-    def over(self, seen: Iterable[str], unseen: Iterable[str], problem: str | None) -> None:
-        """Remember when to ask again: what gave no answer waits longer."""
+    def over(self, looks: Mapping[str, Look]) -> None:
+        """Take in how each batch was seen; what gave no answer waits longer, and what the API has forgotten longest."""
         now = time.monotonic()
-        self.problem, self.asked_at = problem, datetime.now(UTC)
         later = {batch_id: at for batch_id, at in self._due.items() if at > now}
-        self._due = later | dict.fromkeys(seen, now + _FRESH) | dict.fromkeys(unseen, now + _FRESH_ERROR)
+        self._due = later | {batch_id: now + _fresh(look) for batch_id, look in looks.items()}
+        errors = [look for look in looks.values() if not isinstance(look, Batch | BatchGone | _Later)]
+        self.problem = str(errors[0]) if errors else None
+
+
+def _fresh(look: Look) -> float:
+    if isinstance(look, BatchGone):
+        return _FRESH_GONE
+    return _FRESH if isinstance(look, Batch | _Later) else _FRESH_ERROR

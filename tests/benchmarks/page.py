@@ -74,7 +74,6 @@ if __name__ == "__main__":
                     "AIRFLOW_HOME": home,
                     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
                     "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
-                    "AIRFLOW__API_AUTH__JWT_SECRET": "x" * 64,
                     "PYTHONWARNINGS": "ignore",
                 }
                 subprocess.run([sys.executable, __file__, count], env={**os.environ, **settings}, check=True)

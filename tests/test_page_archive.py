@@ -1,0 +1,178 @@
+"""Receipts in Airflow's database, and elsewhere: what is new, odd, replaced or gone."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from history import HOUR, History, fill, submission
+from page_client import NOW, PAGE, Counted, client, detail, listed, names, write
+
+from airflow_provider_claude_batch.page import archive
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Airflow's own application
+
+
+def test_what_comes_and_goes_in_airflow_comes_and_goes_on_the_page(viewer: Any, history: History) -> None:
+    receipts = submission(1, NOW - 2 * HOUR)
+    (run_id,) = write(history, ("nightly", {"submit": receipts["submit"]}))
+    assert listed(viewer)["submissions"][0]["state"] == "in_progress"
+    write(history, ("secret", submission(2, NOW - HOUR)))
+    assert len(names(viewer)) == 2
+    forget(run_id)
+    assert names(viewer) == [submission(2, NOW - HOUR)["submit"].submission]
+
+
+def forget(run_id: str) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.query(DagRun).filter(DagRun.run_id == run_id).delete()
+
+
+def test_a_receipt_that_was_replaced_is_seen_even_where_clocks_differ(
+    viewer: Any, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "_LOOK_AGAIN", 1e-9)
+    receipts = submission(1, NOW - 2 * HOUR)
+    (run_id,) = write(history, ("nightly", {"submit": receipts["submit"]}))
+    write(history, ("secret", submission(2, NOW - HOUR)))
+    assert listed(viewer, dag_id="nightly")["submissions"][0]["state"] == "in_progress"
+    replace_receipt(run_id, receipts["load"], NOW - 4 * HOUR)
+    assert listed(viewer, dag_id="nightly")["submissions"][0]["state"] == "loaded"
+
+
+def replace_receipt(run_id: str, receipt: Any, at: datetime) -> None:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        (xcom,) = session.query(XComModel).filter(XComModel.run_id == run_id)
+        xcom.value, xcom.timestamp = receipt.to_dict(), at
+
+
+def test_the_number_of_queries_does_not_grow(viewer: Any, history: History) -> None:
+    asked = []
+    for count in (20, 400):
+        list(fill(count))
+        listed(viewer)
+        with Counted() as counted:
+            for path in ("submissions", "submissions?offset=15&state=loaded", "charts"):
+                assert viewer.get(f"{PAGE}/{path}").status_code == 200
+                asked.append(counted.take())
+    assert asked[:3] == asked[3:]
+    assert max(asked) <= 4
+
+
+ODD = [{"v": 2, "submission": "x"}, {"v": 1}, [1, 2], "text", 7, None, {"v": 1, "submission": 5}, "{", "[[["]
+
+
+TIMELESS = [
+    {"v": 1, "submission": "sub_1", "submitted_at": "2026-11-20T00:00:00"},
+    {"v": 1, "submission": "sub_1", "submitted_at": "9999-12-31T23:59:59Z"},
+    {"v": 1, "submission": "sub_1", "batches": [{"id": "b", "created_at": "0001-01-01T00:00:00Z"}]},
+    {"v": 1, "submission": "sub_1", "submitted_at": "2900-01-01T00:00:00Z"},
+]
+
+
+HARMFUL = [
+    {"v": 1, "submission": "sub/../1"},
+    {"v": 1, "submission": "sub_1", "batches": [{"id": "../../v1/models/x"}]},
+    {"v": 1, "submission": "sub_1", "batches": [{"id": "msgbatch_\n"}]},
+    {"v": 1, "submission": "sub_1", "attempt": 0},
+    {"v": 1, "submission": "sub_1", "rows": 1, "cost_usd": -50.0},
+    {"v": 1, "submission": "sub_1", "rows": 1, "counts": {"succeeded": -1}},
+    {"v": 1, "submission": "sub_1", "batches": [{"id": f"b{n}"} for n in range(10_001)]},
+    {"v": 1, "submission": "sub_1", "conn_id": "x" * 2_000_000},
+]
+
+
+@pytest.mark.parametrize("value", [*ODD, *TIMELESS, *HARMFUL], ids=lambda value: str(value)[:60])
+def test_what_others_push_under_our_key_is_passed_over(viewer: Any, history: History, value: Any) -> None:
+    good = submission(1, NOW - 2 * HOUR)
+    write(history, ("nightly", good), ("nightly", {"other": value}))
+    assert names(viewer) == [good["submit"].submission]
+    assert viewer.get(f"{PAGE}/charts").json()["totals"]["submissions"] == 1
+
+
+@pytest.mark.parametrize("threshold", ["0", "300"])
+def test_receipts_that_a_backend_keeps_elsewhere_are_read_there(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threshold: str
+) -> None:
+    from airflow.providers.common.io.xcom import backend
+    from airflow.sdk.execution_time import xcom
+
+    monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH", f"file://{tmp_path}")
+    monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD", threshold)
+    monkeypatch.setattr(xcom, "XCom", backend.XComObjectStorageBackend)
+    for cached in (backend._get_base_path, backend._get_compression, backend._get_threshold):
+        cached.cache_clear()
+    receipts = submission(1, NOW - 5 * HOUR)
+    stored = {step: kept_elsewhere(backend, step, receipt) for step, receipt in receipts.items()}
+    assert all(isinstance(value, str) for value in stored.values())
+    (run_id,) = write(history, ("nightly", stored))
+    with client("viewer", "VIEWER") as viewer:
+        assert listed(viewer)["submissions"][0]["state"] == "loaded"
+        assert detail(viewer, receipts["submit"].submission, run_id)["submission"]["rounds"][0]["errors"] != []
+        for path in tmp_path.rglob("*.json"):
+            path.unlink()
+        assert listed(viewer)["total"] == 1
+        write(history, ("nightly", {"submit": "s3://nowhere/at/all.json"}))
+        assert listed(viewer)["total"] == 1
+
+
+def test_a_store_that_hangs_holds_up_nobody_and_one_that_comes_back_is_read(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.execution_time import xcom
+
+    from airflow_provider_claude_batch.page import elsewhere
+
+    monkeypatch.setattr(elsewhere, "_PATIENCE", 0.1)
+    monkeypatch.setattr(elsewhere, "_LATER", 0.0)
+    receipts, store = submission(1, NOW - 5 * HOUR), Store()
+    monkeypatch.setattr(xcom, "XCom", store)
+    here = submission(2, NOW - HOUR)
+    write(history, ("nightly", {"submit": "s3://bucket/one.json"}), ("nightly", here))
+    with client("viewer", "VIEWER") as viewer:
+        for _ in range(3):
+            shown = listed(viewer)
+            assert (shown["total"], shown["capped"]) == (1, True)
+        store.opened.set()
+        store.holds = OSError("down")
+        listed(viewer)
+        store.holds = receipts["submit"].to_dict()
+        wait_for(lambda: listed(viewer)["total"] == 2)
+        assert listed(viewer)["capped"] is False
+
+
+class Store:
+    """An XCom backend that hangs until it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = Event()
+        self.holds: Any = OSError("down")
+
+    def deserialize_value(self, result: Any) -> Any:
+        assert result.value == "s3://bucket/one.json"
+        self.opened.wait(60)
+        if isinstance(self.holds, Exception):
+            raise self.holds
+        return self.holds
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def kept_elsewhere(backend: Any, step: str, receipt: Any) -> Any:
+    place = {"key": "claude_batch", "task_id": step, "dag_id": "nightly", "run_id": "r", "map_index": -1}
+    stored = backend.XComObjectStorageBackend.serialize_value(receipt.to_dict(), **place)
+    return json.loads(stored) if stored.startswith('"') else stored
