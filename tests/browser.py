@@ -100,6 +100,11 @@ class Window:
         """Return the newest submission of a Dag."""
         return self.rows.filter(has=self.page.locator(f"[data-field=dag][title={dag_id}]")).first
 
+    @property
+    def steps(self) -> int:
+        """How many steps the history has."""
+        return self.page.evaluate("history.length")
+
     def total(self, name: str) -> float:
         """Return one of the big figures, exactly."""
         return float(self.frame.locator(f"[data-total={name}]").get_attribute("data-value") or "nan")

@@ -137,7 +137,7 @@ class Api:
     def __init__(self, url: str, username: str, password: str) -> None:
         self.username = username
         self.password = password
-        self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self.http = httpx.Client(base_url=url, timeout=90, trust_env=False)
 
     def token(self) -> str:
         answer = self.http.post("/auth/token", json={"username": self.username, "password": self.password})

@@ -1,6 +1,8 @@
 """The page in a real browser: the list, a submission, the charts, and a batch that ends while somebody looks."""
 
 from collections.abc import Callable
+from datetime import date
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from browser import PAGE, Window, numbers, values
@@ -110,6 +112,50 @@ def test_filters_narrow_list_and_charts_and_survive_a_reload(window: Window, sho
     expect(window.rows).to_have_count(9)
 
 
+def test_a_date_is_asked_for_once_it_is_typed_and_is_one_step_back(
+    visit: Callable[..., Window], showcase: Showcase
+) -> None:
+    window = visit(locale="en-US")
+    frame = window.open()
+    asked: list[str] = []
+    window.page.on("request", lambda request: asked.extend(parse_qs(urlsplit(request.url).query).get("since", [])))
+    steps = window.steps
+    day = showcase.newest("public_digests")["submitted_at"][:10]
+    since = frame.locator("[data-filter=since]")
+    since.focus()
+    window.page.keyboard.type(f"{date.fromisoformat(day):%m%d%Y}")
+    window.page.wait_for_url(f"{showcase.url}{PAGE}?since={day}")
+    expect(window.rows).not_to_have_count(9)
+    assert set(asked) == {day}
+    assert window.steps == steps + 1
+    expect(since).to_be_focused()
+    window.page.go_back()
+    expect(window.rows).to_have_count(9)
+    expect(since).to_have_value("")
+
+
+def test_charts_of_centuries_show_the_days_that_have_something(visit: Callable[..., Window]) -> None:
+    window = visit(locale="en-US")
+    frame = window.open(f"{PAGE}?since=2000-01-01&until=2999-12-31")
+    frame.locator("[data-chart=outcomes] svg").focus()
+    said = []
+    for key in ("Home", "End"):
+        window.page.keyboard.press(key)
+        said.append(frame.locator("[data-chart=outcomes] .tip strong").inner_text().split(":")[0])
+    days = [date.fromisoformat(str(row[0])) for row in window.charted("outcomes")]
+    assert said == [f"{day:%b} {day.day}" for day in (days[0], days[-1])]
+
+
+def test_a_page_past_the_last_shows_the_last(window: Window, showcase: Showcase) -> None:
+    window.open()
+    steps = window.steps
+    frame = window.open(f"{PAGE}?offset=1000")
+    expect(window.rows).to_have_count(9)
+    expect(frame.locator("[data-total=submissions]")).to_have_attribute("data-value", "9")
+    window.page.wait_for_url(f"{showcase.url}{PAGE}")
+    assert window.steps == steps + 1
+
+
 def test_a_submission_shows_its_shards_moments_errors_and_tokens(window: Window, showcase: Showcase) -> None:
     frame = window.open()
     window.row("labels").locator("[data-action=open]").click()
@@ -181,6 +227,24 @@ def test_charts_show_what_the_warehouse_adds_up(window: Window, showcase: Showca
     ((count,),) = showcase.query(f"SELECT count(DISTINCT batch_id) FROM {TABLES}")
     assert window.total("batches") == count == 7
     assert frame.locator("figure svg").count() == 0
+
+
+def test_the_keyboards_place_in_a_chart_outlives_a_redraw(window: Window) -> None:
+    chart = window.open().locator("[data-chart=outcomes]")
+    plot, tip = chart.locator("svg"), chart.locator(".tip")
+    plot.focus()
+    window.page.keyboard.press("End")
+    last = tip.inner_text()
+    window.page.keyboard.press("ArrowLeft")
+    before = tip.inner_text()
+    assert before != last
+    width = plot.get_attribute("width") or ""
+    window.page.set_viewport_size({"width": 1300, "height": 1000})
+    expect(plot).not_to_have_attribute("width", width)
+    expect(tip).to_be_visible()
+    expect(tip).to_have_text(before, use_inner_text=True)
+    window.page.keyboard.press("ArrowRight")
+    expect(tip).to_have_text(last, use_inner_text=True)
 
 
 def test_an_open_page_sees_a_batch_end_while_airflow_still_waits(window: Window, showcase: Showcase) -> None:

@@ -79,7 +79,7 @@ def test_airflow_shows_receipt_and_defaults_readably(window: Window, showcase: S
     window.page.get_by_role("button", name="Expand all extra JSON").click()
     receipt = window.page.get_by_role("row").filter(has=window.page.get_by_role("cell", name="claude_batch"))
     expect(receipt).to_contain_text(f'"submission": "{showcase.newest("labels")["id"]}"')
-    expect(receipt).to_contain_text('"requests": 15')
+    expect(receipt).to_contain_text('"requests": 36')
 
 
 def test_the_page_follows_airflows_theme(window: Window) -> None:

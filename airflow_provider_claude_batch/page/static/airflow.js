@@ -16,13 +16,18 @@ function merged(search, place) {
   return String(all) && `?${all}`;
 }
 
-function source(dagId, runId, search) {
+function wanted(dagId, runId, search) {
   const query = ours(search);
-  query.set("scope", runId ? "run" : dagId ? "dag" : "all");
   // A submission in the address belongs to the run that it names; another run's tab shows its own list.
   if (runId && query.has("run_id") && query.get("run_id") !== runId) query.delete("submission");
   if (dagId) query.set("dag_id", dagId);
   if (runId) query.set("run_id", runId);
+  return query;
+}
+
+function source(dagId, runId, search) {
+  const query = wanted(dagId, runId, search);
+  query.set("scope", runId ? "run" : dagId ? "dag" : "all");
   return `${page.pathname}?${query}`;
 }
 
@@ -39,6 +44,10 @@ const native = (to) =>
     : history.replaceState(history.state, "", location.pathname + to.search);
 const NATIVE = { useLocation: () => window.location, useNavigate: () => native, useNavigationType: () => "PUSH" };
 
+// Airflow shows what it has just loaded once as another component than ever after, which starts the page anew at the
+// first step: so that step, which leads nowhere, is taken at once, before there is a focus or anything else to lose.
+let isNew = true;
+
 function ClaudeBatches({ dagId, runId }) {
   const { createElement, useEffect, useMemo, useRef } = globalThis.React;
   const { useLocation, useNavigate, useNavigationType } = globalThis.ReactRouterDOM ?? NATIVE;
@@ -47,6 +56,16 @@ function ClaudeBatches({ dagId, runId }) {
   const navigate = useNavigate();
   const moved = useNavigationType();
   const src = useMemo(() => source(dagId, runId, here.search), [dagId, runId]);
+  const tell = () =>
+    frame.current?.contentWindow?.postMessage(
+      { claudeBatches: "place", search: String(wanted(dagId, runId, here.search)) },
+      location.origin,
+    );
+
+  useEffect(() => {
+    if (isNew) navigate({ search: here.search }, { replace: true, state: here.state, preventScrollReset: true });
+    isNew = false;
+  }, []);
 
   useEffect(() => {
     const resize = () => frame.current && fit(frame.current);
@@ -77,16 +96,14 @@ function ClaudeBatches({ dagId, runId }) {
   useEffect(() => {
     // What the page itself told us is not told back to it; back, forward and Airflow's own links are.
     if (here.state?.claudeBatches && moved !== "POP") return;
-    frame.current?.contentWindow?.postMessage(
-      { claudeBatches: "place", search: String(ours(here.search)) },
-      location.origin,
-    );
+    tell();
   }, [here]);
 
   return createElement("iframe", {
     key: src,
     ref: frame,
     src,
+    onLoad: tell, // what was said before reached nobody
     title: NAME,
     style: { display: "block", width: "100%", height: "100%", minHeight: 480, border: 0, colorScheme: "normal" },
   });

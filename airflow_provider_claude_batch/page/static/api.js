@@ -4,6 +4,11 @@ export class Problem extends Error {
     super(message);
     this.status = status;
   }
+
+  /** Nothing changes until the reader does something about it. */
+  get isFinal() {
+    return [401, 403, 404, 422].includes(this.status);
+  }
 }
 
 // Airflow's own sentence for this says less than a reader needs.
@@ -33,7 +38,11 @@ export async function ask(path, query, signal) {
   return said;
 }
 
-const sentence = (said) => (typeof said?.detail === "string" ? said.detail : null);
+function sentence(said) {
+  // What is wrong with the address itself is told as a list.
+  if (Array.isArray(said?.detail)) return said.detail.map(({ loc, msg }) => `${loc.at(-1)}: ${msg}.`).join(" ");
+  return typeof said?.detail === "string" ? said.detail : null;
+}
 
 /** Only the newest of several questions counts; those before it are dropped. */
 export class Question {

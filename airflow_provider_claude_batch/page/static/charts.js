@@ -37,6 +37,7 @@ export class Charts {
     this.redraw = redraw;
     this.open = remembered();
     this.tables = new Set();
+    this.pointed = new Map();
     this.question = new Question();
     this.width = inside(root);
     this.observer = new ResizeObserver(() => this.measure());
@@ -120,7 +121,8 @@ export class Charts {
 
   figure(plot) {
     const width = window.innerWidth >= WIDE ? (this.width - 2 * GAP) / 3 : this.width;
-    return figure(plot, Math.floor(width) - FRAME, this.tables.has(plot.name), () => this.flip(plot.name));
+    const view = { asTable: this.tables.has(plot.name), flip: () => this.flip(plot.name), pointed: this.pointed };
+    return figure(plot, Math.floor(width) - FRAME, view);
   }
 
   close() {

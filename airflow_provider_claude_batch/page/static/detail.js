@@ -1,7 +1,7 @@
 // One submission's own page: each round with its shards, errors, tokens and tables.
 import { Poll, Question } from "./api.js";
 import { announce, draw, h, ready } from "./dom.js";
-import { count, percent, plural } from "./format.js";
+import { count, money, percent, plural } from "./format.js";
 import {
   badge, copyable, costs, dagLink, flag, inFlight, notes, outcomesBar, requestsNote, runLink, shards, STATES, time,
   times, trouble,
@@ -17,13 +17,13 @@ export class Detail {
     this.rows = new Map();
     this.poll = new Poll(
       () => this.load(true),
-      () => this.answer && inFlight(this.answer.submission),
+      () => !this.problem?.isFinal && this.answer && inFlight(this.answer.submission),
     );
     this.clock = setInterval(() => this.draw(), 30000);
   }
 
   async show(here) {
-    if (this.place?.submission !== here.submission) [this.answer, this.rows] = [null, new Map()];
+    if (this.place?.submission !== here.submission) [this.answer, this.problem, this.rows] = [null, null, new Map()];
     this.place = here;
     await this.load(false);
     if (this.place !== here || this.closed) return;
@@ -166,6 +166,9 @@ function heading(submission, console_url) {
 
 const fact = (label, ...values) => h("div", null, h("dt", null, label), h("dd", null, ...values));
 
+const preflight = ({ preflight_usd: usd }) =>
+  usd > 0 && h("small", { "data-field": "preflight", "data-value": usd }, `plus ${money(usd)} for live preflight`);
+
 function facts(submission) {
   const figure = (name, label, value, ...shown) =>
     h("div", { "data-field": name, "data-value": value }, h("dt", null, label), h("dd", null, ...shown));
@@ -177,7 +180,7 @@ function facts(submission) {
       "dl",
       { class: "totals" },
       figure("requests", "Requests", submission.requests, count(submission.requests), note && h("small", null, note)),
-      figure("cost", "Cost", submission.cost_usd, costs(submission)),
+      figure("cost", "Cost", submission.cost_usd, costs(submission), preflight(submission)),
       figure("cache", "Cache hits", submission.cache_hit_rate, percent(submission.cache_hit_rate)),
       figure("time", "Time", null, times(submission)),
       figure("shards", "Shards ended", `${submission.shards.ended}/${submission.shards.total}`, shards(submission)),

@@ -26,17 +26,21 @@ export function morph(old, fresh) {
     if (old.data !== fresh.data) old.data = fresh.data;
     return;
   }
-  if (old.hasAttribute("data-keep")) return;
   const { value } = fresh; // its options are about to move into the old one
+  const isKept = old === document.activeElement && old.defaultValue === fresh.defaultValue;
   morphAttributes(old, fresh);
   morphChildren(old, fresh);
   if (old.nodeName === "SELECT") old.value = value;
-  if (old.nodeName === "INPUT" && old !== document.activeElement) old.value = value;
+  if (old.nodeName === "INPUT" && old.value !== value && !isKept) old.value = value;
 }
+
+// The page's policy forbids setting this attribute, and allows what it stands for.
+const set = (element, name, value) =>
+  name === "style" ? (element.style.cssText = value) : element.setAttribute(name, value);
 
 function morphAttributes(old, fresh) {
   for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) set(old, name, value);
   for (const name of HANDLERS) if (old[name] !== fresh[name]) old[name] = fresh[name];
 }
 

@@ -1,10 +1,10 @@
 // Draws one chart of stacked columns with its legend, tooltip and table; what is in it comes from plots.js.
-import { h, s } from "./dom.js";
+import { h, morph, s } from "./dom.js";
 
 const [LEFT, RIGHT, BOTTOM, HEIGHT] = [52, 8, 22, 200];
 const headroom = ({ marks }) => (marks?.length ? 38 : 12);
 
-export function figure(plot, width, asTable, flip) {
+export function figure(plot, width, { asTable, flip, pointed }) {
   return h(
     "figure",
     { "data-chart": plot.name, "data-key": plot.name },
@@ -27,7 +27,7 @@ export function figure(plot, width, asTable, flip) {
     asTable
       ? values(plot)
       : plot.columns.length && plot.max
-        ? chart(plot, Math.max(240, width))
+        ? chart(plot, Math.max(240, width), pointed)
         : h("p", { class: "nothing" }, plot.nothing),
   );
 }
@@ -58,12 +58,12 @@ function values({ title, table: { head, rows } }) {
   );
 }
 
-function chart(plot, width) {
+function chart(plot, width, pointed) {
   const band = (width - LEFT - RIGHT) / plot.columns.length;
   const bar = plot.tight ? band - 2 : Math.max(1, Math.min(28, band * 0.74));
   const TOP = headroom(plot);
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / plot.max);
-  const pointer = new Pointer(plot, band);
+  const pointer = new Pointer(plot, band, width, pointed);
   return [
     h(
       "div",
@@ -83,12 +83,12 @@ function chart(plot, width) {
           s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
           s("text", { class: "tick", x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, shown),
         ]),
-        s("rect", { class: "cursor", "data-keep": "", x: -9, y: TOP, width: 0, height: HEIGHT - TOP - BOTTOM }),
+        pointer.cursor(),
         plot.columns.map((column, i) => stack(column, LEFT + band * (i + 0.5) - bar / 2, bar, y)),
         labels(plot, band, width),
         lines(plot.marks ?? [], ({ at }) => LEFT + band * at, width),
       ),
-      h("div", { class: "tip", role: "status", "data-keep": "" }),
+      pointer.tip(),
     ),
     plot.legend.length > 0 &&
       h(
@@ -127,23 +127,27 @@ function labels({ columns, tight }, band, width) {
   });
 }
 
+/** Marks ascend; a later one stands a row higher, and each line begins below its own label: so none crosses another. */
 function lines(marks, x, width) {
+  const row = (i) => 13 + (marks.length - 1 - i) * 15;
   const line = (mark, i) =>
-    s("line", { class: `mark mark-${i}`, x1: x(mark), x2: x(mark), y1: 17 + i * 15, y2: HEIGHT - BOTTOM });
-  const label = (mark, i) =>
-    s(
-      "text",
-      { class: "mark-label", x: Math.min(x(mark) + 5, width - 7 * mark.label.length), y: 13 + i * 15 },
-      mark.label,
-    );
+    s("line", { class: `mark mark-${i}`, x1: x(mark), x2: x(mark), y1: row(i) + 4, y2: HEIGHT - BOTTOM });
+  const label = (mark, i) => {
+    const [at, wide, next] = [x(mark), 7 * mark.label.length, marks[i + 1] ? x(marks[i + 1]) : width];
+    const crowded = at + 5 + wide > next;
+    const where =
+      crowded && next - 5 >= wide
+        ? { x: Math.max(at - 5, wide), "text-anchor": "end" }
+        : { x: (crowded ? next : at) + 5 };
+    return s("text", { class: "mark-label", y: row(i), ...where }, mark.label);
+  };
   return [marks.map(line), marks.map(label)];
 }
 
-/** Which column is pointed at, by mouse, finger or arrow keys; its values stand in the tooltip. */
+/** Which column is pointed at, by mouse, finger or arrow keys, also over a redraw; its values stand in the tooltip. */
 class Pointer {
-  constructor(plot, band) {
-    this.plot = plot;
-    this.band = band;
+  constructor(plot, band, width, pointed) {
+    [this.plot, this.band, this.width, this.pointed] = [plot, band, width, pointed];
     const move = (event) =>
       this.point(
         event.currentTarget,
@@ -161,7 +165,7 @@ class Pointer {
 
   key(event) {
     const last = this.plot.columns.length - 1;
-    const at = Number(event.currentTarget.dataset.at ?? -1);
+    const { at } = this;
     const next = {
       ArrowRight: Math.min(last, at + 1),
       ArrowLeft: Math.max(0, at < 0 ? last : at - 1),
@@ -174,22 +178,34 @@ class Pointer {
     this.point(event.currentTarget, next);
   }
 
+  get at() {
+    return Math.min(this.pointed.get(this.plot.name) ?? -1, this.plot.columns.length - 1);
+  }
+
   point(svg, at) {
-    const column = this.plot.columns[at];
-    const [tip, cursor] = [svg.nextElementSibling, svg.querySelector(".cursor")];
-    tip.classList.toggle("shown", Boolean(column));
-    cursor.setAttribute("width", column ? this.band : 0);
-    if (!column) return delete svg.dataset.at;
-    if (svg.dataset.at === String(at)) return;
-    svg.dataset.at = at;
-    cursor.setAttribute("x", LEFT + this.band * at);
-    tip.replaceChildren(
-      h("strong", null, column.title),
-      ...column.lines.map(({ tone, text }) => h("span", null, h("i", { class: `dot tone-${tone}` }), text)),
-    );
-    const x = LEFT + this.band * (at + 0.5);
-    const after = x < svg.clientWidth / 2;
-    tip.style.left = after ? `${x + this.band / 2 + 6}px` : "auto";
-    tip.style.right = after ? "auto" : `${svg.clientWidth - x + this.band / 2 + 6}px`;
+    const found = this.plot.columns[at] ? at : -1;
+    if (found === this.at) return;
+    this.pointed.set(this.plot.name, found);
+    morph(svg.querySelector(".cursor"), this.cursor());
+    morph(svg.nextElementSibling, this.tip());
+  }
+
+  cursor() {
+    const { at, band, plot } = this;
+    const top = headroom(plot);
+    const size = { width: at < 0 ? 0 : band, height: HEIGHT - top - BOTTOM };
+    return s("rect", { class: "cursor", x: LEFT + band * at, y: top, ...size });
+  }
+
+  tip() {
+    const column = this.plot.columns[this.at];
+    if (!column) return h("div", { class: "tip", role: "status" });
+    const parts = column.lines.map(({ tone, text }) => h("span", null, h("i", { class: `dot tone-${tone}` }), text));
+    const tip = h("div", { class: "tip shown", role: "status" }, h("strong", null, column.title), parts);
+    const [start, end] = [LEFT + this.band * this.at, LEFT + this.band * (this.at + 1)];
+    const after = start + end < this.width;
+    tip.style.left = after ? `${end + 6}px` : "auto";
+    tip.style.right = after ? "auto" : `${this.width - start + 6}px`;
+    return tip;
   }
 }

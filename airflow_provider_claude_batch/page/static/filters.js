@@ -9,10 +9,10 @@ const NARROWING = ["dag_id", "run_id", "state", "model", "since", "until"];
 export const narrowed = () => NARROWING.some((name) => place()[name] && !scope[name]);
 
 /** Another filter starts on the first page again. */
-export function narrow(changes) {
+export function narrow(changes, replace = false) {
   const next = { ...place(), ...changes, offset: null };
   if ("dag_id" in changes) next.run_id = null;
-  go(next);
+  go(next, replace);
 }
 
 export const reset = () => go({});
@@ -56,13 +56,27 @@ function choice(label, name, values, all) {
   );
 }
 
+const EARLIEST = "2020-01-01"; // there were no batches before
+let passed = null;
+
+/** Who types passes through other dates: those out of bounds are let pass, the rest is one step of the history. */
 function date(label, name) {
-  const change = (event) => event.target.validity.valid && narrow({ [name]: event.target.value });
+  const chosen = () => place()[name] ?? "";
+  const onchange = ({ target: { value, validity } }) => {
+    if (!validity.valid || value === chosen()) return;
+    narrow({ [name]: value }, place() === passed);
+    passed = place();
+  };
+  const onblur = ({ target }) => {
+    passed = null;
+    if (!target.validity.valid) target.value = chosen();
+  };
+  const bounds = { min: EARLIEST, max: new Date().toISOString().slice(0, 10) };
   return h(
     "label",
     { class: "field" },
     h("span", null, label),
-    h("input", { type: "date", "data-filter": name, value: place()[name] ?? "", onchange: change }),
+    h("input", { type: "date", "data-filter": name, value: chosen(), ...bounds, onchange, onblur }),
   );
 }
 

@@ -18,7 +18,7 @@ export class List {
     this.charts = new Charts(root, () => this.draw());
     this.poll = new Poll(
       () => this.load(true),
-      () => this.answer?.submissions.some(inFlight),
+      () => !this.problem?.isFinal && this.answer?.submissions.some(inFlight),
     );
     this.clock = setInterval(() => this.draw(), 30000);
   }
@@ -38,6 +38,7 @@ export class List {
     const asked = { ...this.place, limit: LIMIT, offset: this.place.offset ?? 0, live };
     try {
       const answer = await this.question.ask("submissions", asked);
+      if (answer.offset > lastPage(answer)) return go({ ...this.place, offset: lastPage(answer) || null }, true);
       this.tell(this.answer, answer);
       [this.answer, this.problem] = [answer, null];
     } catch (problem) {
@@ -64,7 +65,8 @@ export class List {
       this.root,
       h("h1", { class: scope.dag_id ? "unseen" : null }, "Claude Batches"),
       banner(this.answer),
-      !nothing && [filters(this.answer), this.charts.tree()],
+      (!nothing || this.problem?.status === 422) && filters(this.answer),
+      !nothing && this.charts.tree(),
       this.problem && trouble(this.problem, () => this.show(this.place)),
       notes(this.answer?.live.problems),
       h(
@@ -161,8 +163,10 @@ function empty() {
   );
 }
 
+const lastPage = ({ total, limit }) => Math.max(0, Math.floor((total - 1) / limit) * limit);
+
 function paging({ total, limit, offset, capped }) {
-  const last = Math.max(0, Math.floor((total - 1) / limit) * limit);
+  const last = lastPage({ total, limit });
   const step = (name, label, target, possible) =>
     h(
       "button",
@@ -183,7 +187,7 @@ function paging({ total, limit, offset, capped }) {
       "p",
       { "data-total": "submissions", "data-value": total },
       `${count(offset + 1)}–${count(Math.min(offset + limit, total))} of ${count(total)}`,
-      capped && h("small", null, " · older ones are not listed"),
+      capped && h("small", null, " · not all are listed"),
     ),
     total > limit &&
       h(

@@ -137,8 +137,11 @@ export function shards({ shards: { ended, total } }) {
   ];
 }
 
-export const requestsNote = ({ reused, skipped }) =>
-  [reused ? `${count(reused)} reused` : null, skipped ? `${count(skipped)} skipped` : null].filter(Boolean).join(" · ");
+export const requestsNote = ({ reused, skipped, unsent }) =>
+  Object.entries({ reused, skipped, "not sent": unsent })
+    .filter(([, value]) => value)
+    .map(([what, value]) => `${count(value)} ${what}`)
+    .join(" · ");
 
 export function copyable(text) {
   const copy = async ({ currentTarget: button }) => {
@@ -176,7 +179,8 @@ export function trouble(problem, retry) {
     "div",
     { class: "trouble", role: "alert", "data-problem": problem.status ?? 0 },
     h("strong", null, problem.message),
-    login || h("button", { type: "button", class: "button", onclick: retry }, "Try again"),
+    login,
+    h("button", { type: "button", class: "button", onclick: retry }, "Try again"),
   );
 }
 

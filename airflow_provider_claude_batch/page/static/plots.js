@@ -4,14 +4,25 @@ import { ordered, OUTCOMES } from "./parts.js";
 
 const MODELS = 6;
 const COLUMNS = 92;
+const DAY = 86400000;
+const DAYS = 4000;
 const sum = (rows, name) => rows.reduce((total, row) => total + (row[name] ?? 0), 0);
 const cell = (value, shown, text) => ({ value, shown, text });
 
+/** First and last day; of an endless span, those between which something happened. */
+function ends(answer) {
+  const [first, last] = [Date.parse(answer.since), Date.parse(answer.until)];
+  if (last - first < DAYS * DAY) return [first, last];
+  const known = [...answer.spend, ...answer.outcomes].map((row) => Date.parse(row.day));
+  const end = Math.min(last, Math.max(...known));
+  return [Math.max(first, Math.min(...known), end - DAYS * DAY), end];
+}
+
 /** Every day of the span, so that a quiet day is a gap; several days share a column when there are too many. */
-function columns({ since, until }) {
+function columns(answer) {
+  const [first, last] = ends(answer);
   const days = [];
-  for (let at = Date.parse(since); at <= Date.parse(until); at += 86400000)
-    days.push(new Date(at).toISOString().slice(0, 10));
+  for (let at = first; at <= last; at += DAY) days.push(new Date(at).toISOString().slice(0, 10));
   const size = Math.max(1, Math.ceil(days.length / COLUMNS));
   return Array.from({ length: Math.ceil(days.length / size) }, (_, i) => days.slice(i * size, (i + 1) * size));
 }

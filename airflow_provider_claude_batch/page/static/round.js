@@ -119,7 +119,7 @@ export function errors({ errors: all }) {
     "Commonest errors",
     table(
       { class: "cards", caption: "Commonest errors" },
-      [{ name: "Requests", right: true }, { name: "Error" }, { name: "For example" }],
+      [{ name: "Requests", class: "narrow right" }, { name: "Error" }, { name: "For example" }],
       rows,
     ),
   );
