@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ from urllib.parse import quote, urlencode
 import httpx
 from emulator import CONNECTION, Emulator
 from stack import Stack
+from warehouse_postgres import airflow_database
 
 DAG_IDS = ("labels", "public_digests", "injections", "forgotten", "running")
 QUARTER, HOUR = 900, 3_600
@@ -87,6 +89,7 @@ class Showcase:
         self.runs: dict[str, list[str]] = {}
         self.today = datetime.now(UTC)
         self._home = home
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
         self.emulator.__enter__()
@@ -97,8 +100,7 @@ class Showcase:
         env = {
             "AIRFLOW__CORE__AUTH_MANAGER": "limited_auth.LimitedAuthManager",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": USERS,
-            # On a busy machine SQLite's usual 5 seconds are too few for a call while Dags are being parsed.
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self._home / 'airflow' / 'airflow.db'}?timeout=60",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self._open.enter_context(airflow_database()),
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         }
         self.stack = Stack(self._home / "airflow", self._home / "dags", connections, env)
@@ -115,6 +117,7 @@ class Showcase:
         self.stack.stop()
         self.emulator.stop()
         self.emulator.__exit__()
+        self._open.close()
 
     @property
     def url(self) -> str:

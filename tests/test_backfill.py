@@ -10,7 +10,7 @@ import pytest
 from emulator import CONNECTION, Emulator
 from stack import Stack
 from warehouse import connect_warehouse
-from warehouse_postgres import Postgres, Server
+from warehouse_postgres import airflow_database
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 EMULATOR = ("--batch-seconds", "2-6", "--rate=overloaded_error=0.1")
@@ -55,10 +55,8 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def database() -> Iterator[str]:
     """A PostgreSQL for Airflow itself, which makes no backfills on SQLite."""
-    server = Server(fsync="off")
-    Postgres(server.host, "postgres").execute("CREATE DATABASE airflow")
-    yield f"postgresql+psycopg2://postgres@/airflow?host={server.host}"
-    server.stop()
+    with airflow_database() as database:
+        yield database
 
 
 @pytest.fixture

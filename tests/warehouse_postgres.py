@@ -4,6 +4,8 @@ import atexit
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from itertools import count
@@ -84,6 +86,17 @@ class Server:
 
     def stop(self) -> None:
         self._server.cleanup()
+
+
+@contextmanager
+def airflow_database() -> Iterator[str]:
+    """A PostgreSQL for Airflow itself: SQLite lets its parts lock each other out, and makes no backfills."""
+    server = Server(fsync="off")
+    try:
+        Postgres(server.host, "postgres").execute("CREATE DATABASE airflow")
+        yield f"postgresql+psycopg2://postgres@/airflow?host={server.host}"
+    finally:
+        server.stop()
 
 
 @cache
