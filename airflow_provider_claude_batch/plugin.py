@@ -29,10 +29,6 @@ class _Page:
             self._app = build()
         await self._app(scope, receive, send)
 
-    def forget(self) -> None:
-        """Begin anew at the next request, with nothing remembered."""
-        self._app = None
-
 
 def _view(destination: str, suffix: str = "") -> dict[str, str]:
     """Describe one place: each has its own route, and Airflow may be served under a path of its own."""

@@ -7,10 +7,9 @@ from enum import StrEnum
 from functools import cached_property
 from itertools import groupby
 
-import msgspec
-
 from airflow_provider_claude_batch import rounds
 from airflow_provider_claude_batch.batch import Batch
+from airflow_provider_claude_batch.entry import Entry, Step, step_of
 from airflow_provider_claude_batch.receipt import Part, Receipt
 
 LIFETIME = timedelta(hours=24)
@@ -29,25 +28,6 @@ class State(StrEnum):
     ENDED = "ended"
     GONE = "gone"
     LOADED = "loaded"
-
-
-class Step(StrEnum):
-    """Which task left a receipt."""
-
-    SUBMIT = "submit"
-    WAIT = "wait"
-    LOAD = "load"
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One receipt, and where and when a task left it."""
-
-    receipt: Receipt
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
-    at: datetime
 
 
 class Shard:
@@ -254,15 +234,6 @@ def gather(entries: Iterable[Entry], before: Iterable[Submission] = ()) -> list[
         for name, group in groups.items()
     ]
     return sorted(submissions, key=lambda one: (one.submitted_at, one.id), reverse=True)
-
-
-def step_of(entry: Entry) -> Step:
-    """Tell which step left a receipt: each says more than the one before."""
-    receipt = entry.receipt
-    if receipt.rows is not None:
-        return Step.LOAD
-    is_own = entry.task_id == receipt.submit_task
-    return Step.WAIT if not is_own and all(part.ended_at for part in receipt.batches) else Step.SUBMIT
 
 
 def usable(receipt: Receipt) -> Counter[str]:

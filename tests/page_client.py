@@ -28,7 +28,7 @@ def client(username: str | None, role: str | None = None) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", SECRET)
         app = create_app()
-        ClaudeBatchPlugin.fastapi_apps[0]["app"].forget()
+        ClaudeBatchPlugin.fastapi_apps[0]["app"]._app = None  # begin with nothing remembered
         with TestClient(app) as http:
             if username is not None:
                 token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=username, role=role))

@@ -28,6 +28,7 @@ SUBJECT = {
     "retry",
     "commonest",
     "spending",
+    "entry",
     "submission",
     "charts",
 }

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_claude_batch.batch import Batch, Counts
+from airflow_provider_claude_batch.entry import Entry, Step, step_of
 from airflow_provider_claude_batch.receipt import Part, Receipt, replace
-from airflow_provider_claude_batch.submission import Entry, State, Step, Submission, gather, step_of
+from airflow_provider_claude_batch.submission import State, Submission, gather
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Text, cast, func, select
 
+from airflow_provider_claude_batch.entry import Entry
 from airflow_provider_claude_batch.page.elsewhere import Elsewhere
 from airflow_provider_claude_batch.page.stored import LONGEST, decode, is_of_its_time
 from airflow_provider_claude_batch.receipt import XCOM_KEY, Receipt, replace
-from airflow_provider_claude_batch.submission import Entry, Submission, gather
+from airflow_provider_claude_batch.submission import Submission, gather
 
 MOST_XCOMS = 200_000
 _VIEWS = 8

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from airflow_provider_claude_batch.charts import day_of
+from airflow_provider_claude_batch.entry import Step, step_of
 from airflow_provider_claude_batch.rounds import add_up
-from airflow_provider_claude_batch.submission import Looks, Round, Shard, State, Step, Submission, step_of
+from airflow_provider_claude_batch.submission import Looks, Round, Shard, State, Submission
 
 _OF_THE_FIRST = (
     "submit_task",
