@@ -20,7 +20,7 @@ class History:
         from airflow.utils.session import create_session
 
         self.rows: dict[str, list[dict[str, Any]]] = {"dag_run": [], "task_instance": [], "xcom": []}
-        with create_session() as session:
+        with create_session(scoped=False) as session:
             _last_run[0] = max(_last_run[0], _highest_run(session))
 
     def add_dags(self, *dag_ids: str) -> None:
@@ -30,7 +30,7 @@ class History:
         from airflow.utils.session import create_session
 
         DagBundlesManager().sync_bundles_to_db()
-        with create_session() as session:
+        with create_session(scoped=False) as session:
             for dag_id in dag_ids:
                 session.merge(DagModel(dag_id=dag_id, bundle_name="dags-folder", is_stale=False))
 
@@ -60,7 +60,7 @@ class History:
         from airflow.utils.session import create_session
         from sqlalchemy import insert
 
-        with create_session() as session:
+        with create_session(scoped=False) as session:
             for model in (DagRun, TaskInstance, XComModel):
                 if rows := self.rows[model.__tablename__]:
                     session.execute(insert(model), rows)

@@ -86,7 +86,7 @@ def _empty() -> None:
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         session.query(DagRun).delete()
         session.query(DagModel).delete()
 

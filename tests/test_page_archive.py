@@ -31,7 +31,7 @@ def forget(run_id: str) -> None:
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         session.query(DagRun).filter(DagRun.run_id == run_id).delete()
 
 
@@ -51,7 +51,7 @@ def replace_receipt(run_id: str, receipt: Any, at: datetime) -> None:
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
 
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         (xcom,) = session.query(XComModel).filter(XComModel.run_id == run_id)
         xcom.value, xcom.timestamp = receipt.to_dict(), at
 

@@ -57,7 +57,7 @@ class Archive:
     def read(self, dag_id: str, run_id: str) -> list[Entry]:
         """Read the receipts of one run anew, with everything that they say."""
         with _session() as session:
-            values = [(row, decode(row.value)) for _, row in _rows(session, None, dag_id=dag_id, run_id=run_id)]
+            values = [(row, decode(row.value)) for _, row in _rows(session, run=(dag_id, run_id))]
         away = self._elsewhere.read((value for _, value in values if isinstance(value, str)), _PATIENCE)
         return [
             entry
@@ -89,7 +89,7 @@ class Archive:
         self._away = {place: old for place, old in self._away.items() if found.get(place) == old[0].timestamp}
         new = found.keys() - self._known.keys() - self._away.keys()
         if new:
-            for place, row in _rows(session, min(found[place] for place in new)):
+            for place, row in _rows(session, since=min(found[place] for place in new)):
                 self._remember(place, row, decode(row.value))
         for place in new - self._known.keys() - self._away.keys():
             self._known[place] = found[place], ()  # too long to be ours
@@ -163,14 +163,18 @@ def _places(session: Any, total: int) -> Found:
     return {(run, task_id, index): at for run, task_id, index, at in session.execute(wanted)}
 
 
-def _rows(session: Any, since: datetime | None, **where: str) -> Iterator[tuple[Place, Any]]:
+def _rows(
+    session: Any, *, since: datetime | None = None, run: tuple[str, str] | None = None
+) -> Iterator[tuple[Place, Any]]:
     """Read XComs with their values as text: Airflow would make objects of them, which are not wanted."""
     from airflow.models.xcom import XComModel as Xcom
 
     columns = (Xcom.dag_run_id, Xcom.dag_id, Xcom.run_id, Xcom.task_id, Xcom.map_index, Xcom.timestamp)
     value = cast(Xcom.value, Text)
-    wanted = select(*columns, value.label("value")).filter_by(key=XCOM_KEY, **where).where(func.length(value) < LONGEST)
+    wanted = select(*columns, value.label("value")).where(Xcom.key == XCOM_KEY, func.length(value) < LONGEST)
     if since is not None:
         wanted = wanted.where(Xcom.timestamp >= since)
+    if run is not None:
+        wanted = wanted.where(Xcom.dag_id == run[0], Xcom.run_id == run[1])
     for row in session.execute(wanted.execution_options(yield_per=1_000)):
         yield (row.dag_run_id, row.task_id, row.map_index), row
