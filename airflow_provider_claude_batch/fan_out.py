@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.sdk import task
 
 from airflow_provider_claude_batch import receipt
@@ -10,15 +11,24 @@ from airflow_provider_claude_batch.receipt import Receipt
 
 @task
 def shards(submitted: Any) -> list[dict[str, Any]]:
-    """Return one receipt for each batch: ``ClaudeBatchSensor.partial(...).expand(batch=shards(submit.output))``."""
-    return [part.to_dict() for one in receipt.read(submitted) for part in split(one)]
+    """Return one receipt for each batch: ``ClaudeBatchSensor.partial(...).expand(batch=shards(submit.output))``.
+
+    Where they are more than Airflow maps over, some go together.
+    """
+    receipts = receipt.read(submitted)
+    most = conf.getint("core", "max_map_length", fallback=1024) // max(len(receipts), 1)
+    return [part.to_dict() for one in receipts for part in split(one, max(most, 1))]
 
 
-def split(whole: Receipt) -> list[Receipt]:
+def split(whole: Receipt, most: int) -> list[Receipt]:
     """Cut a receipt into those of its batches, or leave it whole where everything was reused.
 
     What belongs to all of them goes with the first. Only what is invalid stays with each: no batch has it, and whoever
     reads the source again has to pass over it.
     """
-    parts = [receipt.replace(whole, batches=(part,), requests=part.total) for part in whole.batches] or [whole]
+    size = -(-len(whole.batches) // most)
+    groups = [whole.batches[at : at + size] for at in range(0, len(whole.batches), size or 1)]
+    parts = [receipt.replace(whole, batches=group, requests=sum(part.total for part in group)) for group in groups] or [
+        whole
+    ]
     return parts[:1] + [receipt.replace(part, reused=None, estimate_usd=None, preflight_usd=None) for part in parts[1:]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
 from airflow_provider_claude_batch import connection, load, receipt, submit
+from airflow_provider_claude_batch.arguments import check_amount, check_choice, check_count, check_pair, check_share
 from airflow_provider_claude_batch.batch_queue import Drain, given_back
 from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
@@ -59,9 +60,9 @@ class ClaudeBatchOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "reuse_from", "conn_id")
-    template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"defaults": "json", "reuse_from": "json"}
     operator_extra_links = LINKS
+    leaves_receipt = True
     ui_color = "#f5e6dc"
 
     def __init__(
@@ -82,9 +83,13 @@ class ClaudeBatchOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if on_invalid not in {"fail", "skip"}:
-            raise Misconfigured(f"on_invalid takes 'fail' or 'skip', and was given {on_invalid!r}.")
-        Columns.of(columns)  # what cannot be a column is told when the Dag is parsed
+        check_choice("on_invalid", on_invalid, ("fail", "skip"))
+        check_pair("reuse_from", reuse_from)
+        check_count("shard_size", shard_size, least=1)
+        check_count("max_requests", max_requests)
+        check_count("preflight", preflight)
+        check_amount("max_cost_usd", max_cost_usd)
+        Columns.of(columns)
         self.requests = Unrendered.wrap(requests)
         self.defaults = defaults
         self.columns = columns
@@ -228,6 +233,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("batch", "warehouse_conn_id", "table", "conn_id")
     operator_extra_links = LINKS
+    leaves_receipt = True
     ui_color = "#e6f0dc"
 
     def __init__(
@@ -242,8 +248,9 @@ class ClaudeBatchResultsOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(table, str) and "{" not in table:
-            Table.parse(table)  # what is wrong for sure is told when the Dag is parsed, before anything is paid
+        if not hasattr(table, "resolve") and "{" not in str(table):
+            Table.parse(table or "")
+        check_share("max_error_rate", max_error_rate)
         Columns.of(columns)
         self.batch = Unrendered.wrap(batch)
         self.warehouse_conn_id = warehouse_conn_id
@@ -270,6 +277,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
             loader = load.Loader(client, PRICES, columns=columns, roster=Roster(context))
             loaded = loader.load(receipts, writer)
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
+        context["ti"].xcom_push("return_value", pushed)  # it is there for who goes on in spite of the verdict
         for one, tally in loaded:
             load.report(one, tally)
         for _, tally in loaded:

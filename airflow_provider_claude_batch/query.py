@@ -10,6 +10,7 @@ import msgspec
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.definitions.xcom_arg import XComArg
+from jinja2 import TemplateNotFound
 
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, SourceUnavailable
 
@@ -34,7 +35,7 @@ class SqlRequests(ResolveMixin):
     ``ORDER BY``, so that a retry reads the same requests in the same order.
 
     :param conn_id: the connection of the database. (templated)
-    :param sql: the query. (templated)
+    :param sql: the query, or the name of a file ``.sql`` with it, beside the Dag. (templated)
     :param custom_id: the column with the id of each request.
     :param prompt: the column with a text, which is sent as the one message of the user.
     :param params: the column with the params, instead of `prompt`: JSON, as a text or as the driver decodes it.
@@ -68,10 +69,23 @@ class SqlRequests(ResolveMixin):
 
     def resolve(self, context: Any) -> "SqlRequests":
         """Render the template fields into a copy, for mapped tasks share what was written in the Dag."""
-        rendered = copy(self)
+        rendered, task = copy(self), context["task"]
+        rendered.sql = self._text(task)
         for field in self.template_fields:
-            setattr(rendered, field, context["task"].render_template(getattr(self, field), context))
+            setattr(rendered, field, task.render_template(getattr(rendered, field), context))
         return rendered
+
+    def _text(self, task: Any) -> Any:
+        """Return the query, out of its file where it names one; `template_ext` would open what prompts name, too."""
+        if not isinstance(self.sql, str) or not self.sql.endswith(".sql"):
+            return self.sql
+        templates = task.get_template_env()
+        try:
+            return templates.loader.get_source(templates, self.sql)[0]
+        except TemplateNotFound:
+            raise Misconfigured(
+                f"There is no file {self.sql}: it is looked for beside the Dag, and in the Dag's template_searchpath."
+            ) from None
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Run the query and stream its rows as requests; nothing of it stays open when the reader stops early."""

@@ -10,6 +10,7 @@ import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator
 
 from airflow_provider_claude_batch import connection, metrics, receipt
+from airflow_provider_claude_batch.arguments import check_amount, check_choice
 from airflow_provider_claude_batch.batch import Batch, Counts
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import ApiRefused, ClaudeBatchError, Misconfigured, WaitTimeout
@@ -40,6 +41,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("batch", "conn_id")
     operator_extra_links = LINKS
+    leaves_receipt = True
     ui_color = "#e0e6f5"
 
     def __init__(
@@ -56,6 +58,8 @@ class ClaudeBatchSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         if self.mode != "poke":
             raise Misconfigured("ClaudeBatchSensor holds no worker as it is: leave mode out.")
+        check_choice("on_timeout", on_timeout, ("fail", "cancel"))
+        check_amount("timeout", timeout.total_seconds() if isinstance(timeout, timedelta) else timeout)
         self.batch = Unrendered.wrap(batch)
         self.conn_id = conn_id
         self.deferrable = deferrable

@@ -9,12 +9,13 @@ from airflow.providers.common.compat.sdk import AirflowFailException, Asset, Obj
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.definitions.xcom_arg import XComArg
 
-from airflow_provider_claude_batch.errors import ClaudeBatchError
+from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured
 from airflow_provider_claude_batch.receipt import XCOM_KEY, Receipt
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+_NOT_RUN = frozenset({"skipped", "upstream_failed", "removed", None})
 
 
 class Unrendered(ResolveMixin):
@@ -44,9 +45,12 @@ class Unrendered(ResolveMixin):
         """Stand in the serialized Dag and in the rendered fields with a few words."""
         return str(self)
 
-    def open(self, context: Any) -> Any:
-        """Fetch what is upstream; everything else is as the Dag's author, or an upstream task, wrote it."""
-        return _resolve(self._value, context)
+    def open(self, context: Any, *, current: bool = False) -> Any:
+        """Fetch what is upstream; everything else is as the Dag's author, or an upstream task, wrote it.
+
+        Airflow keeps the XComs of a task that is skipped, now that its run was cleared: `current` leaves them out.
+        """
+        return _resolve(self._value, context, current=current)
 
     @property
     def upstream(self) -> tuple[str, ...]:
@@ -92,14 +96,44 @@ def final_errors(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate
     return run
 
 
-def _resolve(value: Any, context: Any) -> Any:
+def _resolve(value: Any, context: Any, *, current: bool) -> Any:
+    if isinstance(value, XComArg):
+        return _fetch(value, context, current=current)
     if isinstance(value, ResolveMixin):
         return _whole(value.resolve(context))
     if isinstance(value, list | tuple):
-        return [_resolve(item, context) for item in value]
+        return [_resolve(item, context, current=current) for item in value]
     if isinstance(value, dict):
-        return {key: _resolve(item, context) for key, item in value.items()}
+        return {key: _resolve(item, context, current=current) for key, item in value.items()}
     return _whole(value)
+
+
+def _fetch(value: XComArg, context: Any, *, current: bool) -> Any:
+    """Fetch an XCom; a task of ours that a person marked a success has none, and what it has paid would be lost."""
+    upstream = {operator.task_id: operator for operator, _ in value.iter_references()}
+    if current and all(set() < _states(context, task_id) <= _NOT_RUN for task_id in upstream):
+        return None
+    fetched = _whole(value.resolve(context))
+    if fetched is None:
+        for task_id, operator in upstream.items():
+            kind = getattr(operator, "operator_class", type(operator))
+            if getattr(kind, "leaves_receipt", False) and _states(context, task_id) == {"success"}:
+                raise Misconfigured(
+                    f"{task_id} is marked a success and has left no receipt, so nobody knows of its batches: "
+                    "clear it, and what is paid is not paid again."
+                )
+    return fetched
+
+
+def _states(context: Any, task_id: str) -> set[str | None]:
+    """Return the states of a task's instances in this run: where it is mapped with us, of our own map index."""
+    ti = context["ti"]
+    index = getattr(ti, "map_index", None)
+    found: dict[str, Any] = {}
+    for one in (None,) if index is None or index < 0 else (index, -1):
+        known = ti.get_task_states(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id], map_index=one)
+        found |= known.get(ti.run_id, {})
+    return {*found.values()}
 
 
 def _whole(value: Any) -> Any:

@@ -37,7 +37,7 @@ def article_drafts() -> None:
     @task(show_return_value_in_logs=False)
     def choose(receipt: Any) -> list[dict[str, Any]]:
         sql = "SELECT custom_id, title || ': ' || outline FROM triage_latest WHERE submission = ? AND is_worth_writing"
-        passed = BaseHook.get_hook("warehouse").get_records(sql, parameters=[receipt["submission"]])
+        passed = sorted(BaseHook.get_hook("warehouse").get_records(sql, parameters=[receipt["submission"]]))
         return [{"custom_id": one, "params": {"messages": [{"role": "user", "content": text}]}} for one, text in passed]
 
     @task

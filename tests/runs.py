@@ -37,6 +37,44 @@ def rendered(run: Any, task_id: str) -> list[dict[str, Any]]:
 
 def run_dag(dag: Any, **kwargs: Any) -> Any:
     """Run a Dag in this process, on real Airflow, triggers included."""
+    _store(dag)
+    with mock.patch.object(time, "sleep", _sleep_unless_skipping):
+        return dag.test(**kwargs)
+
+
+def clear_and_run(dag: Any, run: Any, *task_ids: str) -> Any:
+    """Clear tasks of a run with what is after them, as a person does in the UI, and let the run go on to its end."""
+    from airflow import settings
+    from airflow.models import DagRun
+    from airflow.models.dag_version import DagVersion
+    from airflow.models.taskinstance import clear_task_instances
+    from airflow.sdk.definitions.dag import _run_task
+    from airflow.serialization.serialized_objects import DagSerialization
+    from sqlalchemy import select
+
+    _store(dag)
+    session = settings.Session()
+    session.expire_all()
+    found = session.scalar(select(DagRun).where(DagRun.dag_id == dag.dag_id, DagRun.run_id == run.run_id))
+    found.dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+    version = DagVersion.get_latest_version(dag.dag_id, session=session)
+    found.verify_integrity(dag_version_id=version.id, session=session)
+    cleared = {*task_ids}.union(*(found.dag.get_task(name).get_flat_relative_ids(upstream=False) for name in task_ids))
+    clear_task_instances([ti for ti in found.get_task_instances(session=session) if ti.task_id in cleared], session)
+    found.state = "running"
+    while found.state == "running":
+        session.expire_all()
+        for ti in found.update_state(session=session)[0]:
+            ti.state, ti.try_number = "scheduled", ti.try_number + 1
+        session.commit()
+        for ti in found.get_task_instances(state=["scheduled"], session=session):
+            _run_task(ti=ti, task=dag.task_dict[ti.task_id], run_triggerer=True)
+    session.commit()
+    return found
+
+
+def _store(dag: Any) -> None:
+    """Let Airflow know the Dag as it is now."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.collection import update_dag_parsing_results_in_db
     from airflow.serialization.serialized_objects import LazyDeserializedDAG
@@ -54,8 +92,6 @@ def run_dag(dag: Any, **kwargs: Any) -> Any:
             warnings=set(),
             session=session,
         )
-    with mock.patch.object(time, "sleep", _sleep_unless_skipping):
-        return dag.test(**kwargs)
 
 
 _sleep = time.sleep

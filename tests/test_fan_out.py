@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from airflow.sdk import dag
 from runs import states, xcom
 from tries import DEFAULTS, some_requests
@@ -11,6 +12,7 @@ from airflow_provider_claude_batch import (
     ClaudeBatchResultsOperator,
     ClaudeBatchSensor,
     claude_batch,
+    receipt,
     shards,
 )
 from airflow_provider_claude_batch.fan_out import split
@@ -56,15 +58,28 @@ def test_nothing_to_wait_for_is_skipped(emulator: Any, run_dag: Any, warehouse: 
 def test_what_belongs_to_all_batches_goes_with_the_first() -> None:
     parts = (Part("a", 2, first=0), Part("b", 1, first=2))
     whole = Receipt("sub", parts, requests=3, estimate_usd=5.0, reused=4, invalid={"why": ("x",)})
-    first, second = split(whole)
+    first, second = split(whole, 1024)
     assert (first.requests, first.estimate_usd, first.reused, first.is_beginning) == (2, 5.0, 4, True)
     assert (second.requests, second.estimate_usd, second.reused, second.is_beginning) == (1, None, None, False)
     assert first.invalid == second.invalid == whole.invalid  # whoever reads the source again passes over it
 
 
+def test_what_is_more_than_airflow_maps_over_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = tuple(Part(f"batch_{n}", n + 1, first=n) for n in range(7))
+    whole = Receipt("sub", parts, requests=28)
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "3")
+    found = [receipt.read(one)[0] for one in shards.function(whole.to_dict())]
+    assert [one.batch_ids for one in found] == [
+        ("batch_0", "batch_1", "batch_2"),
+        ("batch_3", "batch_4", "batch_5"),
+        ("batch_6",),
+    ]
+    assert [one.requests for one in found] == [6, 15, 7]
+
+
 def test_where_everything_was_reused_the_whole_is_what_passes_through() -> None:
     whole = Receipt("sub", reused=3)
-    assert split(whole) == [whole]
+    assert split(whole, 1024) == [whole]
     assert whole.is_beginning
 
 

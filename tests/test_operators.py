@@ -11,8 +11,13 @@ from runs import rendered, states, xcom
 from tries import DEFAULTS, some_requests
 from warehouse import connect_warehouse
 
-from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchResultsOperator, ClaudeBatchSensor
+from airflow_provider_claude_batch import (
+    ClaudeBatchOperator,
+    ClaudeBatchResultsOperator,
+    ClaudeBatchSensor,
+)
 from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.total import ClaudeBatchTotal
 
 
 @pytest.fixture(params=["duckdb", "sqlite"])
@@ -275,6 +280,7 @@ LOAD_MISTAKES = {
 def test_a_mistake_of_a_load_is_one_clear_sentence(
     sentence: str, batch_id: str, run_dag: Any, tmp_path: Any, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(load, "_PAUSES", (0.0,))
     connections = {
         "WAREHOUSE": {"conn_type": "duckdb", "host": str(tmp_path / "w.duckdb")},
         "IN_MEMORY": {"conn_type": "duckdb"},
@@ -393,11 +399,11 @@ def test_a_line_that_cannot_be_read_does_not_stand_in_for_a_request(
 
 
 @pytest.mark.parametrize("operation", ["retrieve", "results"])
-def test_a_404_of_a_moment_is_retried_by_airflow(operation: str, emulator: Any, run_dag: Any, warehouse: Any) -> None:
+def test_a_404_of_a_moment_does_not_fail_the_load(operation: str, emulator: Any, run_dag: Any, warehouse: Any) -> None:
     receipt = xcom(run_dag(submit_dag(requests=some_requests())), "submit")
     emulator.advance(3600)
     emulator.fault("not_found", operation=operation)
-    assert run_dag(load_dag(receipt, retries=1, retry_delay=0)).state == "success"
+    assert run_dag(load_dag(receipt)).state == "success"
 
 
 def test_results_that_are_past_their_29_days_are_a_final_error(
@@ -436,3 +442,32 @@ def test_a_bare_id_is_read_back_though_its_first_line_is_garbage(
 def test_a_table_that_is_no_name_is_told_when_the_dag_is_parsed() -> None:
     with pytest.raises(Misconfigured, match="'my table' is not a table name"):
         load_dag("msgbatch_1", table="my table")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: load_dag("msgbatch_1", max_error_rate=5), "max_error_rate takes a share from 0 to 1"),
+        (lambda: load_dag("msgbatch_1", max_error_rate="0.1"), "max_error_rate takes a share from 0 to 1"),
+        (lambda: load_dag("msgbatch_1", table=None), "'' is not a table name"),
+        (lambda: ClaudeBatchTotal(task_id="total", rounds=[], max_error_rate=-1), "max_error_rate takes a share"),
+        (lambda: ClaudeBatchSensor(task_id="wait", batch="b", on_timeout="cancelled"), "takes 'fail' or 'cancel'"),
+        (lambda: ClaudeBatchSensor(task_id="wait", batch="b", timeout=-5), "timeout takes a number that is not neg"),
+        (lambda: submit(requests=[], shard_size=0), "shard_size takes a whole number from 1 on, and was given 0"),
+        (lambda: submit(requests=[], max_requests=1.5), "max_requests takes a whole number"),
+        (lambda: submit(requests=[], preflight=True), "preflight takes a whole number"),
+        (lambda: submit(requests=[], max_cost_usd="{{ params.budget }}"), "max_cost_usd takes a number"),
+        (lambda: submit(requests=[], on_invalid="skipp"), "on_invalid takes 'fail' or 'skip', and was given 'skipp'"),
+        (lambda: submit(requests=[], reuse_from="warehouse.answers"), "reuse_from takes a connection and a table"),
+    ],
+)
+def test_a_slip_in_an_argument_is_told_when_the_dag_is_parsed(make: Callable[[], Any], said: str) -> None:
+    with pytest.raises(Misconfigured, match=said):
+        make()
+
+
+def test_a_prompt_may_end_in_the_name_of_a_file(emulator: Any, run_dag: Any) -> None:
+    system = "Explain what changed in schema.sql"
+    run = run_dag(submit_dag(requests=some_requests(1), defaults={**DEFAULTS, "system": system}))
+    (request,) = emulator.submitted(xcom(run, "submit")["batches"][0]["id"])
+    assert request["params"]["system"] == system

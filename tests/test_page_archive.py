@@ -12,7 +12,9 @@ import pytest
 from history import HOUR, History, fill, submission
 from page_client import NOW, PAGE, Counted, client, detail, listed, names, write
 
-from airflow_provider_claude_batch.page import archive
+from airflow_provider_claude_batch.batch import Counts
+from airflow_provider_claude_batch.page import archive, elsewhere
+from airflow_provider_claude_batch.receipt import Part, replace
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Airflow's own application
 
@@ -56,7 +58,8 @@ def replace_receipt(run_id: str, receipt: Any, at: datetime) -> None:
         xcom.value, xcom.timestamp = receipt.to_dict(), at
 
 
-def test_the_number_of_queries_does_not_grow(viewer: Any, history: History) -> None:
+def test_the_number_of_queries_does_not_grow(viewer: Any, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_LOOK_AGAIN", 1e9)  # a minute that ends meanwhile would be one look more
     asked = []
     for count in (20, 400):
         list(fill(count))
@@ -88,7 +91,7 @@ HARMFUL = [
     {"v": 1, "submission": "sub_1", "rows": 1, "cost_usd": -50.0},
     {"v": 1, "submission": "sub_1", "rows": 1, "counts": {"succeeded": -1}},
     {"v": 1, "submission": "sub_1", "batches": [{"id": f"b{n}"} for n in range(10_001)]},
-    {"v": 1, "submission": "sub_1", "conn_id": "x" * 2_000_000},
+    {"v": 1, "submission": "sub_1", "conn_id": "x" * 5_000_000},
 ]
 
 
@@ -98,6 +101,18 @@ def test_what_others_push_under_our_key_is_passed_over(viewer: Any, history: His
     write(history, ("nightly", good), ("nightly", {"other": value}))
     assert names(viewer) == [good["submit"].submission]
     assert viewer.get(f"{PAGE}/charts").json()["totals"]["submissions"] == 1
+
+
+def test_a_submission_of_as_many_batches_as_are_taken_is_read_whole(viewer: Any, history: History) -> None:
+    at = NOW - 30 * HOUR
+    receipts = submission(1, at)
+    parts = [
+        Part(f"msgbatch_01{n:022d}", 15, 54_321, "abcdefghijk", Counts(succeeded=15), at, at, at, 15 * n, "0" * 12)
+        for n in range(10_000)
+    ]
+    write(history, ("nightly", {step: replace(one, batches=tuple(parts)) for step, one in receipts.items()}))
+    (found,) = listed(viewer)["submissions"]
+    assert (found["state"], found["cost_usd"]) == ("loaded", receipts["load"].cost_usd)
 
 
 @pytest.mark.parametrize("threshold", ["0", "300"])
@@ -110,6 +125,8 @@ def test_receipts_that_a_backend_keeps_elsewhere_are_read_there(
     monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH", f"file://{tmp_path}")
     monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD", threshold)
     monkeypatch.setattr(xcom, "XCom", backend.XComObjectStorageBackend)
+    monkeypatch.setattr(archive, "_PATIENCE", 60.0)
+    monkeypatch.setattr(elsewhere, "_PATIENCE", 60.0)
     for cached in (backend._get_base_path, backend._get_compression, backend._get_threshold):
         cached.cache_clear()
     receipts = submission(1, NOW - 5 * HOUR)
@@ -130,8 +147,6 @@ def test_a_store_that_hangs_holds_up_nobody_and_one_that_comes_back_is_read(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow.sdk.execution_time import xcom
-
-    from airflow_provider_claude_batch.page import elsewhere
 
     monkeypatch.setattr(elsewhere, "_PATIENCE", 0.1)
     monkeypatch.setattr(elsewhere, "_LATER", 0.0)
@@ -167,7 +182,7 @@ class Store:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
 

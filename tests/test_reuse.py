@@ -64,6 +64,14 @@ def test_only_what_is_new_or_changed_is_sent_and_the_view_shows_old_and_new(
     assert sorted(custom_id for custom_id, run_id in current if run_id == run.run_id) == ["r-1", "r-5"]
 
 
+def test_what_is_reused_counts_among_what_has_an_answer(emulator: Any, run_dag: Any, answers: Any) -> None:
+    run_dag(nightly(some_requests(5)))
+    emulator.fault("row", outcome="invalid_request_error", match="Now", times=-1)
+    asked = changed(some_requests(5), 1)
+    assert run_dag(nightly(asked, max_error_rate=0.2)).state == "success"
+    assert run_dag(nightly(asked, max_error_rate=0.1)).state == "failed"
+
+
 def test_a_night_without_changes_passes_through_every_step(
     emulator: Any, run_dag: Any, answers: Any, caplog: Any
 ) -> None:

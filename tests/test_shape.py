@@ -31,6 +31,7 @@ SUBJECT = {
     "entry",
     "submission",
     "charts",
+    "arguments",
 }
 EDGES = {"client", "shard", "estimate", "load", "writers"}
 AIRFLOW = {

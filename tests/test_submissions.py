@@ -110,6 +110,12 @@ def test_a_query_may_stand_in_a_file_beside_the_dag(
     assert request["params"]["messages"][0]["content"] == "from_a_file"
 
 
+def test_a_query_whose_file_is_missing_is_told_in_a_sentence(emulator: Any, run_dag: Any, capfd: Any) -> None:
+    run = run_dag(submit_dag(requests=SqlRequests("leads", "leads.sql", prompt="note")))
+    assert run.state == "failed"
+    assert "There is no file leads.sql: it is looked for beside the Dag" in capfd.readouterr().out
+
+
 def test_a_full_queue_is_waited_for_in_the_triggerer(emulator: Any, run_dag: Any, caplog: Any) -> None:
     caplog.set_level("INFO", "airflow_provider_claude_batch")
     emulator.fault("queue_full", after=1, times=2)

@@ -9,8 +9,8 @@ import msgspec
 
 from airflow_provider_claude_batch.receipt import Receipt
 
-LONGEST = 2_000_000
 _MOST_BATCHES = 10_000
+LONGEST = 500 * _MOST_BATCHES
 _YEARS = range(2000, 3000)
 _SKEW = timedelta(days=1)
 _ID = re.compile(r"[\w-]{1,200}", re.ASCII)
