@@ -33,6 +33,7 @@ class Batch(msgspec.Struct, frozen=True):
     ended_at: datetime | None = None
     archived_at: datetime | None = None
     cancel_initiated_at: datetime | None = None
+    results_url: str | None = None
 
     @property
     def ended(self) -> bool:

@@ -103,13 +103,16 @@ class Drain(ResolveMixin):
             setattr(rendered, field, context["task"].render_template(getattr(self, field), context))
         return rendered
 
-    def claim(self, place: Receipt, *, is_first_try: bool = False) -> Iterator[dict[str, Any]]:
-        """Stream what the task instance at a place has claimed; it claims once, unless that was given back."""
+    def claim(self, place: Receipt, *, is_new: bool = False) -> Iterator[dict[str, Any]]:
+        """Stream what the task instance at a place has claimed; it claims once, unless that was given back.
+
+        One that is new, for it has no note, takes nothing for its own that was sent from there before.
+        """
         table, owner = self._open(), _owner(place)
-        if is_first_try and (submission := table.submission(owner)):
+        if is_new and (submission := table.submission(owner)):
             raise Misconfigured(
-                f"A run of this name has submitted requests of the queue {self.table} before, as {submission}, and was "
-                "deleted: nothing was sent again. What waits is taken by a run of another name."
+                f"A run of this name has sent requests of the queue {self.table} before, all or some of them, as "
+                f"{submission}, and was deleted: nothing was sent again. What waits is taken by a run of another name."
             )
         claimed = table.claim(owner, self.limit)
         if claimed is not None:
@@ -122,13 +125,20 @@ class Drain(ResolveMixin):
         for custom_id, params in self._open().read(_owner(place)):
             yield _COLUMNS.to_request(custom_id, params)
 
+    def begin(self, submission: Receipt) -> None:
+        """Note which submission has what was claimed at its place, before the first of it is sent."""
+        self._open().begin(_owner(submission), submission.submission)
+
     def settle(self, submitted: Receipt) -> None:
         """Mark everything that was claimed at the place of a complete submission as submitted."""
         self._open().settle(_owner(submitted), submitted.submission)
 
-    def give_back(self, place: Receipt) -> None:
-        """Let wait again what was claimed at a place."""
-        if count := self._open().release(_owner(place)):
+    def give_back(self, place: Receipt, *, is_new: bool = False) -> None:
+        """Let wait again what was claimed at a place; one that is new leaves alone what was sent from there before."""
+        table, owner = self._open(), _owner(place)
+        if is_new and table.submission(owner):
+            return
+        if count := table.release(owner):
             log.info("Nothing was sent: %s requests wait again in the queue %s.", f"{count:,}", self.table)
 
     def serialize(self) -> str:
@@ -171,7 +181,7 @@ def _give_back(drain: Drain, place: Receipt, notebook: Notebook) -> None:
     """Do it as a best effort: what fails now must not hide why the task failed."""
     try:
         if notebook.has_sent_nothing():
-            drain.give_back(place)
+            drain.give_back(place, is_new=notebook.read() is None)
     except Exception as error:  # noqa: BLE001 - a best effort
         log.warning("What was claimed of the queue %s stays claimed until this task is cleared. %s", drain.table, error)
 

@@ -55,6 +55,7 @@ class Totals(msgspec.Struct):
     cost_usd: float = 0.0
     live_cost_usd: float = 0.0
     saved_usd: float = 0.0
+    unpriced: int = 0
 
 
 class Charts(msgspec.Struct):
@@ -84,6 +85,7 @@ def draw(submissions: Iterable[Submission], looks: Looks, since: date, until: da
         for one in submission.rounds:
             if since <= (day := day_of(one.submitted_at)) <= until:
                 totals.batches += len(one.shards)
+                totals.unpriced += sum(receipt.unpriced or 0 for receipt in one.loaded)
                 _spend(one, day, spend)
                 seconds += _durations(one, looks)
     _add_up(totals, spend.values())

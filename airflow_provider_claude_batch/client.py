@@ -21,9 +21,10 @@ from airflow_provider_claude_batch.errors import (
     ClaudeBatchError,
     FateUnknown,
     Misconfigured,
+    NotPermitted,
     QueueFull,
 )
-from airflow_provider_claude_batch.result import Message
+from airflow_provider_claude_batch.result import Message, is_cut
 from airflow_provider_claude_batch.roll_call import Answer, Ask, AskForPage
 
 T = TypeVar("T")
@@ -122,11 +123,11 @@ class Client:
         path = f"{_BATCHES}/{batch_id}/cancel"
         return self._call(batches.decode, "post", path, {"timeout": _CALL_TIMEOUT}, batch_id)
 
-    def results(self, batch_id: str) -> Generator[bytes, None, None]:
+    def results(self, batch_id: str, results_url: str | None = None) -> Generator[bytes, None, None]:
         """Stream the lines of a batch's results, in the order in which the API sends them."""
         with _translated(self._conn_id, batch_id):
             response: Any = self._sdk.get(
-                f"{_BATCHES}/{batch_id}/results",
+                self._path(results_url) if results_url else f"{_BATCHES}/{batch_id}/results",
                 cast_to=httpx2.Response,
                 options={"timeout": _CALL_TIMEOUT, "headers": {"accept": "application/x-jsonl"}},
                 stream=True,
@@ -166,6 +167,11 @@ class Client:
                 raise
             self._read_clock(response)
             return decode(response.content)
+
+    def _path(self, url: str) -> str:
+        """Take the path of an address alone, as our own host knows it: the key goes nowhere else."""
+        path = httpx2.URL(url).raw_path.partition(b"?")[0]
+        return "/" + path.removeprefix(self._sdk.base_url.raw_path).lstrip(b"/").decode()
 
     def _stopping(self, body: Iterable[bytes], until: datetime) -> Iterator[bytes]:
         for chunk in body:
@@ -210,6 +216,13 @@ class AsyncClient:
             response = await self._sdk.get(f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options=_ONCE)
             return batches.decode(response.content)
 
+    async def answer(self, ask: Ask) -> Answer:
+        """Answer what a roll call asks; an error is an answer too."""
+        try:
+            return await self.page(ask.after_id) if isinstance(ask, AskForPage) else await self.look(ask.id)
+        except ClaudeBatchError as error:
+            return error
+
     async def cancel(self, batch_id: str) -> Batch:
         """Ask the API to stop a batch; what was finished by then stays, and is paid."""
         with _translated(self._conn_id, batch_id):
@@ -236,7 +249,11 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         if lines:
             lines[:0], begun = [b"".join(begun)], [lines.pop()]
             yield from filter(None, lines)
-    yield from filter(None, [b"".join(begun)])
+    rest = b"".join(begun)
+    if rest.strip():
+        if is_cut(rest):
+            raise ApiUnavailable("The results ended in the middle of a line.")
+        yield rest
 
 
 def output_format(schema: dict[str, Any]) -> dict[str, Any]:
@@ -247,11 +264,12 @@ def output_format(schema: dict[str, Any]) -> dict[str, Any]:
         raise Misconfigured(f"columns= has a schema that the API does not take: {error}") from None
 
 
-def build(make: Callable[[], Any], conn_id: str) -> Any:
+@contextmanager
+def building(conn_id: str) -> Iterator[None]:
     """Have the SDK's client made; what it misses in the connection is one sentence."""
     try:
-        return make()
-    except (anthropic.AnthropicError, TypeError, ValueError) as error:
+        yield
+    except (anthropic.AnthropicError, httpx2.InvalidURL, AttributeError, TypeError, ValueError) as error:
         raise Misconfigured(f"Connection {conn_id!r} does not make a client of the API: {error}") from None
 
 
@@ -268,7 +286,7 @@ def _translated(conn_id: str, batch_id: str | None = None, *, create: bool = Fal
         if "authentication" not in str(error):
             raise
         raise Misconfigured(f"Connection {conn_id!r} has no API key: put one into its password.") from None
-    except (msgspec.DecodeError, anthropic.AnthropicError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, anthropic.AnthropicError, httpx2.InvalidURL) as error:
         cls = FateUnknown if create else ApiUnavailable
         raise cls(f"The API's answer could not be read ({type(error).__name__}).") from None
 
@@ -277,7 +295,9 @@ def _connection_error(error: Exception, conn_id: str, *, create: bool) -> Claude
     cause = error.__cause__ or error
     if isinstance(cause, _UploadStopped):
         return ApiUnavailable("The upload was too slow, and was stopped before the API could take the batch.")
-    reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    if isinstance(cause, httpx2.UnsupportedProtocol):
+        return Misconfigured(f"The host of connection {conn_id!r} is no address: write it with http:// or https://.")
+    reason = f"{type(cause).__name__}: {str(cause).rstrip('.')}" if str(cause) else type(cause).__name__
     if create and not isinstance(cause, _NEVER_SENT):
         return FateUnknown(f"The batch was sent, and the answer never came ({reason}).")
     request: httpx2.Request | None = getattr(error, "request", None)
@@ -297,7 +317,7 @@ def _status_error(
         return QueueFull(f"The API answered 429: {said}.", retry_after=_retry_after(error))
     if not _is_about_money(error) and (status >= 500 or status in _DOUBTFUL):
         return ApiUnavailable(f"The API answered {status}: {said}.", retry_after=_retry_after(error))
-    return ApiRefused(_refusal(error, conn_id))
+    return (NotPermitted if status == 403 else ApiRefused)(_refusal(error, conn_id))
 
 
 def _refusal(error: anthropic.APIStatusError, conn_id: str) -> str:

@@ -18,6 +18,7 @@ from airflow_provider_claude_batch.row import COLUMNS, Column, Kind, Unfit
 _OURS = frozenset(column.name for column in COLUMNS)
 _TAKEN = frozenset({"xmin", "xmax", "cmin", "cmax", "ctid", "tableoid", "claude_batch_nth"})
 _INT_LIMIT, _WHOLE_DIGITS, _FRACTION_DIGITS = 2**63, 29, 9
+_FLOAT_LIMIT = 2**53  # beyond it, a float may be one of several integers
 _QUOTED = re.compile(r""" (?:'.*'|".*"|(?<=value )-?\d+)(?= - at |$)""", re.DOTALL)
 _NAMED_FAULTS = 3
 _KINDS: dict[Any, Kind] = {
@@ -234,6 +235,8 @@ def _fitted(value: Any, column: Column) -> Any:
     """Take a value into its column, or refuse it: what is rounded or cut silently is wrong silently."""
     if value is None:
         return None
+    if column.kind == "bigint" and isinstance(value, float) and value.is_integer() and abs(value) < _FLOAT_LIMIT:
+        value = int(value)
     if not _is_of(column.kind, value):
         raise Unfit(f"{column.name}: no {column.kind}")
     match column.kind:

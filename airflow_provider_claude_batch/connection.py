@@ -3,11 +3,14 @@
 import gc
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook, conf
 
 from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.price import PRICES, PriceList
 from airflow_provider_claude_batch.row import COLUMNS, Column
 from airflow_provider_claude_batch.writers import Writer, find_writer
 from airflow_provider_claude_batch.writers.table import Table
@@ -28,9 +31,10 @@ _EXTRAS = {
 
 def open_client(conn_id: str) -> "Client":
     """Build a client with the credentials of a connection."""
-    from airflow_provider_claude_batch.client import Client, build
+    from airflow_provider_claude_batch.client import Client, building
 
-    return Client(build(_hook(conn_id).get_conn, conn_id), conn_id)
+    with building(conn_id):
+        return Client(_hook(conn_id).get_conn(), conn_id)
 
 
 async def open_async_client(conn_id: str) -> "AsyncClient":
@@ -63,14 +67,30 @@ def deployment() -> str:
     return str(conf.get("claude_batch", "deployment", fallback="") or conf.get("api", "base_url", fallback=""))
 
 
+def prices() -> PriceList:
+    """Return our price list, with what Airflow's configuration says in the place of ours."""
+    given = str(conf.get("claude_batch", "prices", fallback="") or "").strip()
+    if not given:
+        return PRICES
+    try:
+        return PRICES.with_given(given if given.startswith("{") else Path(given).read_bytes())
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise Misconfigured(
+            f"The prices in Airflow's configuration ([claude_batch] prices) cannot be read: {error}. Write JSON, such "
+            'as {"claude-next-1": {"input": 3, "output": 15}}, or the path of a file that holds it.'
+        ) from None
+
+
 def _async_factory(conn_id: str) -> "Callable[[], Awaitable[AsyncClient]]":
     with _garbage_left_alone():
-        from airflow_provider_claude_batch.client import AsyncClient
+        from airflow_provider_claude_batch.client import AsyncClient, building
 
-        hook = _hook(conn_id)
+        with building(conn_id):
+            hook = _hook(conn_id)
 
     async def make() -> AsyncClient:
-        return AsyncClient(await hook.get_async_conn(), conn_id)
+        with building(conn_id):
+            return AsyncClient(await hook.get_async_conn(), conn_id)
 
     return make
 
@@ -95,6 +115,8 @@ def _not_installed(conn_type: str, error: Exception) -> Misconfigured:
             f"What connections of type {conn_type!r} need is not installed ({error}): "
             f"pip install 'airflow-provider-claude-batch[{extra}]'."
         )
+    if isinstance(error, AttributeError):
+        return Misconfigured(f"There is no writer for connections of type {conn_type!r}: name one of a database.")
     return Misconfigured(
         f"There is no writer for connections of type {conn_type!r}, or what a database of that type needs is not "
         f"installed ({error})."

@@ -6,6 +6,7 @@ ClaudeBatchError
 ├── GuardExceeded         max_requests or max_cost_usd said stop
 ├── PreflightFailed       an answer to a request that was tried live is not usable
 ├── ApiRefused            the API said no, and would say no again
+│   ├── NotPermitted      the key may not do this, whatever else it may
 │   └── BatchGone         a batch, or its results, that the API says it does not have
 ├── ApiUnavailable        the API did not answer, or asked to come back later
 │   ├── QueueFull         the API takes no more requests for now
@@ -61,6 +62,10 @@ class PreflightFailed(ClaudeBatchError):
 
 class ApiRefused(ClaudeBatchError):
     """The API said no, and would say no again."""
+
+
+class NotPermitted(ApiRefused):
+    """The key may not do this, whatever else it may."""
 
 
 class BatchGone(ApiRefused):

@@ -91,7 +91,7 @@ def _is_known(batch: Batch, by_mark: dict[str, NotedShard], note: Note, client: 
     if not batch.ended:
         return False
     try:
-        with closing(client.results(batch.id)) as lines:
+        with closing(client.results(batch.id, batch.results_url)) as lines:
             found = [one for line in islice(lines, _LINES) if (one := result.decode(line))]
     except BatchGone:
         return False

@@ -196,12 +196,21 @@ def _allowed(schema: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _type(schema: Mapping[str, Any], name: str) -> Any:
     """Build the type that checks a value; where alternatives cannot be told apart, anything goes."""
-    type_ = reduce(or_, [_type_of_one(one, name) for one in _alternatives(schema)])
+    alternatives = _alternatives(schema)
+    type_ = reduce(or_, [*(_type_of_one(one, name) for one in alternatives), *_whole_floats(alternatives)])
     try:
         msgspec.json.Decoder(type_)
     except TypeError:
         return Any
     return type_
+
+
+def _whole_floats(alternatives: list[Mapping[str, Any]]) -> list[Any]:
+    """To JSON Schema 5.0 and 1e3 are integers; where any other number fits too, its type takes them in."""
+    if {"double", "decimal"} & {kind for one in alternatives for kind in _kinds_of_one(one)}:
+        return []
+    whole = [one for one in alternatives if one.get("type") == "integer" and not _literals(one)]
+    return [_limited(float, {"multipleOf": 1, **one}) for one in whole]
 
 
 def _type_of_one(schema: Mapping[str, Any], name: str) -> Any:
@@ -264,7 +273,7 @@ def _limited(type_: Any, schema: Mapping[str, Any]) -> Any:
     """Check the limits that can be checked; the API keeps to none of them."""
     limits: dict[str, Any] = {}
     for key, name in _LIMITS.items():
-        if key in schema and not (key == "multipleOf" and type_ is float):  # 0.3 is no multiple of 0.1
+        if key in schema and not (key == "multipleOf" and schema.get("type") == "number"):  # 0.3 is no multiple of 0.1
             with suppress(TypeError, ValueError, OverflowError, RecursionError, re.error):
                 msgspec.json.Decoder(Annotated[type_, Meta(**limits, **{name: schema[key]})])
                 limits[name] = schema[key]

@@ -13,14 +13,16 @@ from airflow_provider_claude_batch.batch import Batch
 from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.errors import (
     ApiUnavailable,
+    BatchGone,
     ClaudeBatchError,
     IncompleteResults,
     Misconfigured,
     TooManyErrors,
 )
-from airflow_provider_claude_batch.price import PriceList, dollars
+from airflow_provider_claude_batch.price import PriceList
 from airflow_provider_claude_batch.receipt import Part, Receipt
 from airflow_provider_claude_batch.row import Origin, Row
+from airflow_provider_claude_batch.spending import told
 from airflow_provider_claude_batch.tally import Tally
 from airflow_provider_claude_batch.writers import Writer
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 Roster = Callable[[Receipt, Part], list[str]]
 
-_RECONNECTS = 5
+_PAUSES = tuple(2.0**n / 4 for n in range(8))  # a minute in all: at times the API does not know what it has
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +53,21 @@ class Loader:
         self._columns = columns
         self._roster = roster
         self._loaded_at = loaded_at or datetime.now(UTC)
+        self._batches: dict[str, Batch] = {}
 
     def load(self, receipts: Sequence[Receipt], writer: Writer) -> list[tuple[Receipt, Tally]]:
         """Replace the rows of all batches at once, and return what they add up to, receipt by receipt."""
         leads = _leads(receipts)
         receipts = list(_without_repetition(receipts))
-        batches = {part.id: self._ended(part) for receipt in receipts for part in receipt.batches}
-        receipts = [receipt.seen(batches) for receipt in receipts]
+        self._batches = {part.id: self._ended(part) for receipt in receipts for part in receipt.batches}
+        receipts = [receipt.seen(self._batches) for receipt in receipts]
         tallies = [Tally() for _ in receipts]
-        if batches or any(receipt.invalid for receipt in receipts):
-            writer.replace(list(dict.fromkeys([*batches, *leads])), self._all_rows(receipts, tallies, leads))
+        if self._batches or any(receipt.invalid for receipt in receipts):
+            writer.replace(list(dict.fromkeys([*self._batches, *leads])), self._all_rows(receipts, tallies, leads))
         return [(tally.fill(receipt), tally) for receipt, tally in zip(receipts, tallies, strict=True)]
 
     def _ended(self, part: Part) -> Batch:
-        batch = self._client.retrieve(part.id)
+        batch = self._retrieve(part.id)
         if not batch.ended:
             raise ApiUnavailable(
                 f"Batch {part.id} is still {batch.processing_status}: load what a sensor has waited for."
@@ -75,6 +78,15 @@ class Loader:
                 "for 29 days."
             )
         return batch
+
+    def _retrieve(self, batch_id: str) -> Batch:
+        for pause in _PAUSES:
+            try:
+                return self._client.retrieve(batch_id)
+            except (ApiUnavailable, BatchGone) as error:
+                log.warning("Asking again in %g s. %s", pause, error)
+                time.sleep(pause)
+        return self._client.retrieve(batch_id)
 
     def _all_rows(self, receipts: list[Receipt], tallies: list[Tally], leads: dict[str, int]) -> Iterator[Row]:
         for index, (receipt, tally) in enumerate(zip(receipts, tallies, strict=True)):
@@ -144,23 +156,24 @@ class Loader:
     def _lines(self, part: Part) -> Iterator[bytes]:
         """Stream the lines; a stream that breaks is taken up again, and lines that were there are passed over."""
         before: set[int] = set()
-        for attempt in range(_RECONNECTS + 1):
+        has_ended = False
+        for pause in (*_PAUSES, None):
             seen: set[int] = set()
             try:
-                for line in self._client.results(part.id):
+                for line in self._client.results(part.id, self._batches[part.id].results_url):
                     seen.add(hash(line))
                     if hash(line) not in before:
                         yield line
-                if attempt or len(seen) >= part.total:
+                if has_ended or pause is None or len(seen) >= part.total:
                     return
-                said = "Fewer lines came than there are requests."
-            except ApiUnavailable as error:
-                if attempt == _RECONNECTS:
+                has_ended, said = True, "Fewer lines came than there are requests."
+            except (ApiUnavailable, BatchGone) as error:
+                if pause is None:
                     raise
                 said = str(error)
             before |= seen
             log.warning("Batch %s: %d lines of results, then no more; asking again. %s", part.id, len(before), said)
-            time.sleep(2.0**attempt / 4)
+            time.sleep(pause)
 
     def _origin(self, receipt: Receipt, part: Part, first_line: bytes) -> Origin:
         mark = part.mark or rows.mark_of_line(first_line)
@@ -211,10 +224,14 @@ def report(receipt: Receipt, tally: Tally) -> None:
         log.warning("%s of the succeeded are not usable: %s.", f"{count:,}", problem)
     for error, count in receipt.errors or ():
         log.warning("%s times: %s", f"{count:,}", error)
-    cost, live = tally.spent.cost_usd, tally.spent.live_cost_usd
-    log.info("Cost: %s; live it would have been %s: %s saved.", dollars(cost), dollars(live), dollars(live - cost))
-    if unpriced := tally.spent.unpriced:
-        log.warning("%s rows have no cost: the price of their model is not known.", f"{unpriced:,}")
+    log.info("Cost: %s.", told(receipt))
+    if models := tally.unpriced_models:
+        log.warning(
+            "%s rows have no cost, for no price is known of %s: [claude_batch] prices, in Airflow's configuration, "
+            "takes one.",
+            f"{receipt.unpriced:,}",
+            ", ".join(models),
+        )
 
 
 def judge(tally: Tally, max_error_rate: float | None) -> None:

@@ -1,18 +1,24 @@
 """Metrics: what Airflow's own metrics say of waiting, where they are switched on."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from airflow.providers.common.compat.sdk import Stats
 
 from airflow_provider_claude_batch.batch import Batch
+from airflow_provider_claude_batch.watch import Look
 
 _MILLISECONDS = 1000.0
 
 
-def count_poll(conn_id: str, *, waiting: int, calls: int, errors: int) -> None:
-    """Tell how many batches are waited for, and what asking for them took."""
-    tags = {"conn_id": conn_id}
-    Stats.gauge("claude_batch.waiting_batches", waiting, tags=tags)
+def count_waiting(conn_id: str, waiting: int) -> None:
+    """Tell how many batches a triggerer waits for."""
+    Stats.gauge("claude_batch.waiting_batches", waiting, tags={"conn_id": conn_id})
+
+
+def count_poll(conn_id: str, *, calls: int, looks: Collection[Look]) -> None:
+    """Tell what asking for batches took."""
+    tags, errors = {"conn_id": conn_id}, sum(not isinstance(look, Batch) for look in looks)
     Stats.incr("claude_batch.polls", calls, tags=tags)
     if errors:
         Stats.incr("claude_batch.poll_errors", errors, tags=tags)

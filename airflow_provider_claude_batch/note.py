@@ -79,10 +79,11 @@ class Note(msgspec.Struct):
     shards: list[NotedShard]
     forgotten: bool = False
 
-    def is_current(self, clear: Clear) -> bool:
-        """Tell a retry from a task that was cleared, or that a person wants to submit anew."""
+    def is_current(self, clear: Clear, lineage: Receipt) -> bool:
+        """Tell another try from a task that was cleared, that submits for another lineage, or anew for a person."""
         was_cleared = all(now != before for now, before in zip(clear, self.cover.clear, strict=True))
-        return not (was_cleared or self.is_void)
+        is_of_another = lineage.submission not in {"", self.cover.submission.submission}
+        return not (was_cleared or is_of_another or self.is_void)
 
     @property
     def is_void(self) -> bool:

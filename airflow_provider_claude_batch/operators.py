@@ -17,7 +17,6 @@ from airflow_provider_claude_batch.lineage import outputs
 from airflow_provider_claude_batch.links import LINKS
 from airflow_provider_claude_batch.note import Clear, Notebook
 from airflow_provider_claude_batch.order import Order
-from airflow_provider_claude_batch.price import PRICES
 from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.retry import Retry
@@ -126,34 +125,40 @@ class ClaudeBatchOperator(BaseOperator):
         resumed: bool = False,
         unremembered_since: datetime | None = None,
     ) -> Any:
-        submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context))
+        retry = None if self.retry_of is None else self._retry(context)
+        lineage = _own_receipt(context) if retry is None else retry.lineage
+        submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context), lineage)
         if submitted is None:
-            retry = None if self.retry_of is None else self._retry(context)
             with connection.open_client(self.conn_id) as client:
-                order = self._order(context, retry, notebook, unremembered_since)
+                order = self._order(context, lineage, notebook, unremembered_since)
                 submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
-                requests = Reread(lambda: self._read(context, retry))
+                is_new = bool(self._drain) and unremembered_since is None and notebook.read() is None
+                requests = Reread(lambda: self._read(context, retry, is_new=is_new))
                 submitted = submission.run(requests, resumed=resumed)
         if submitted is None:
             raise AirflowSkipException("There is nothing to send: no requests." if self.retry_of is None else _NO_RETRY)
         if isinstance(submitted, Pause):
             return self._defer(submitted, notebook)
-        if isinstance(self.requests, Drain) and self.retry_of is None:
-            self.requests.settle(submitted)
+        if self._drain:
+            self._drain.settle(submitted)
         return push(context, [submitted], many=False)
 
-    def _read(self, context: "Context", retry: Retry | None) -> Iterator[Any]:
-        """Open the source only when it is read: a task that has sent everything needs it no more."""
-        raw = self._open(context, retry)
-        yield from raw if retry is None else retry.select(raw, Defaults.of(self.defaults))
+    @property
+    def _drain(self) -> Drain | None:
+        """The queue that this task claims from: a retry reads what its first submission has claimed."""
+        return self.requests if isinstance(self.requests, Drain) and self.retry_of is None else None
 
-    def _open(self, context: "Context", retry: Retry | None) -> Iterator[Any]:
-        """Claim from a queue once; a retry reads what its first submission has claimed."""
-        if not isinstance(self.requests, Drain):
-            return open_source(self._given(context))
-        if retry is not None:
+    def _read(self, context: "Context", retry: Retry | None, *, is_new: bool) -> Iterator[Any]:
+        """Open the source only when it is read: a task that has sent everything needs it no more."""
+        raw = self._open(context, retry, is_new=is_new)
+        yield from raw if retry is None else retry.select(raw, Defaults.of(self.defaults, self._format()))
+
+    def _open(self, context: "Context", retry: Retry | None, *, is_new: bool) -> Iterator[Any]:
+        if self._drain:
+            return self._drain.claim(_own_receipt(context), is_new=is_new)
+        if isinstance(self.requests, Drain) and retry is not None:
             return self.requests.read_again(retry.lineage)
-        return self.requests.claim(_own_receipt(context), is_first_try=context["ti"].try_number == 1)
+        return open_source(self._given(context))
 
     def _given(self, context: "Context") -> Any:
         return open_argument(self.requests, context)
@@ -165,15 +170,15 @@ class ClaudeBatchOperator(BaseOperator):
         return self.defer(trigger=trigger, method_name="resume")
 
     def _order(
-        self, context: "Context", retry: Retry | None, notebook: Notebook, unremembered_since: datetime | None
+        self, context: "Context", lineage: Receipt, notebook: Notebook, unremembered_since: datetime | None
     ) -> Order:
-        ti, lineage = context["ti"], _own_receipt(context) if retry is None else retry.lineage
+        ti = context["ti"]
         return Order(
             receipt=receipt.replace(lineage, conn_id=self.conn_id, source=self._source()),
             deployment=connection.deployment(),
             task_instance=(ti.dag_id, ti.run_id, ti.task_id, _map_index(context)),
             clear=_clear(context),
-            prices=PRICES,
+            prices=connection.prices(),
             defaults=Defaults.of(self.defaults, self._format()),
             shard_size=self.shard_size,
             max_requests=self.max_requests,
@@ -182,6 +187,7 @@ class ClaudeBatchOperator(BaseOperator):
             prime_cache=self.prime_cache,
             on_invalid=self.on_invalid,
             answered=self._answered if self.reuse_from else None,
+            begin=self._drain.begin if self._drain else None,
             keeps_notes=notebook.is_kept,
             unremembered_since=unremembered_since,
         )
@@ -274,7 +280,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
         every = (*COLUMNS, *(columns.columns if columns else ()))
         writer = connection.open_warehouse(self.warehouse_conn_id, self.table, every)
         with connection.open_client(receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)) as client:
-            loader = load.Loader(client, PRICES, columns=columns, roster=Roster(context))
+            loader = load.Loader(client, connection.prices(), columns=columns, roster=Roster(context))
             loaded = loader.load(receipts, writer)
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
         context["ti"].xcom_push("return_value", pushed)  # it is there for who goes on in spite of the verdict

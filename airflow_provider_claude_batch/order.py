@@ -19,7 +19,8 @@ Answered = Callable[[datetime], Container[tuple[str, str]]]
 class Order(msgspec.Struct, frozen=True):
     """What a task instance submits; `answered` tells what had an answer, by id and hash, at some moment.
 
-    `unremembered_since` is set where an earlier try left no note.
+    `begin` hears of the submission before the first of it is sent. `unremembered_since` is set where an earlier try
+    left no note.
     """
 
     receipt: Receipt
@@ -35,6 +36,7 @@ class Order(msgspec.Struct, frozen=True):
     prime_cache: bool = False
     on_invalid: OnInvalid = "fail"
     answered: Answered | None = None
+    begin: Callable[[Receipt], None] | None = None
     keeps_notes: bool = True
     unremembered_since: datetime | None = None
 

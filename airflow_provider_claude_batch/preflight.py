@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from airflow_provider_claude_batch import result
@@ -15,7 +14,6 @@ from airflow_provider_claude_batch.row import PROBLEMS, is_retryable_error
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import Client
-    from airflow_provider_claude_batch.result import Message
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +21,16 @@ log = logging.getLogger(__name__)
 def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client", notebook: Notebook) -> None:
     """Have the first requests answered live, each once over all tries, and stop where one has no usable answer."""
     failures = []
+    least = ""
     due = requests[note.cover.preflight :]
     for request in due:
         try:
             message = client.message(request.params, order.defaults.betas)
         except ApiRefused as refused:
             raise PreflightFailed([f"{request.custom_id!r}: {refused}"]) from None
-        note.cover.preflight_usd += _cost(message, order, client.now())
+        cost = order.prices.cost(message.model, message.usage, client.now().date())
+        note.cover.preflight_usd += float(cost.live_cost_usd) if cost else 0.0
+        least = least if cost else "at least "
         if problem := PROBLEMS.get(message.stop_reason or ""):
             failures.append(f"{request.custom_id!r} was {problem} ({message.stop_reason})")
         note.cover.preflight += not failures
@@ -37,7 +38,7 @@ def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client",
     if failures:
         raise PreflightFailed(failures)
     if due:
-        log.info("%d requests were answered live first, for %s.", len(due), dollars(note.cover.preflight_usd))
+        log.info("%d requests were answered live first, for %s%s.", len(due), least, dollars(note.cover.preflight_usd))
 
 
 def judge_prime(batch_id: str, client: "Client") -> None:
@@ -51,8 +52,3 @@ def judge_prime(batch_id: str, client: "Client") -> None:
             raise PreflightFailed([f"the one that primes the cache: {error.error.type}: {error.error.message}"])
         if found.result.message is None:
             log.warning("The request that primes the cache was %s: the others may write it anew.", found.result.type)
-
-
-def _cost(message: "Message", order: Order, now: datetime) -> float:
-    cost = order.prices.cost(message.model, message.usage, now.date())
-    return float(cost.live_cost_usd) if cost else 0.0

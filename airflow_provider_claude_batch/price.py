@@ -4,8 +4,11 @@ import re
 from datetime import date
 from decimal import Decimal
 from functools import cached_property, lru_cache
+from itertools import chain
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from airflow_provider_claude_batch.result import Usage
 
@@ -13,6 +16,8 @@ _PICO = Decimal("1e-12")
 _CENT = Decimal("0.01")
 _LIVE_MICRODOLLARS_PER_SEARCH = 10_000
 _DATE_SUFFIX = re.compile(r"-\d{8}$")
+
+Dollars = Annotated[float, Meta(ge=0, le=1_000)]  # whatever is priced so fits the columns of money
 
 
 class Price(msgspec.Struct, frozen=True, dict=True):
@@ -45,6 +50,23 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         return tokens * 11 // 10 if self.geo_multiplier and usage.inference_geo == "us" else tokens
 
 
+class GivenPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A price as people write it, in the words of `Price`; a cache is read for a tenth, where nothing else is said."""
+
+    input: Dollars
+    output: Dollars
+    cache_read: Dollars | None = None
+    since: date = date.min
+    over: Annotated[int, Meta(ge=0)] = 0
+    geo_multiplier: bool = True
+
+    def of(self, model: str) -> Price:
+        """Make it the price of a model."""
+        input_, cache_read = Decimal(str(self.input)), self.cache_read
+        read = input_ / 10 if cache_read is None else cache_read
+        return Price(model, str(input_), str(self.output), str(read), self.since, self.over, self.geo_multiplier)
+
+
 class Cost(msgspec.Struct, frozen=True):
     """What a message cost in its batch, and what the same tokens cost live."""
 
@@ -59,6 +81,13 @@ class PriceList:
         self._by_model: dict[str, list[Price]] = {}
         for price in sorted(prices, key=lambda p: (p.since, p.over), reverse=True):
             self._by_model.setdefault(price.model, []).append(price)
+
+    def with_given(self, given: bytes | str) -> "PriceList":
+        """Return a list in which prices written as JSON stand in the place of all that ours has of their models."""
+        found = _given.decode(given)
+        ours = chain.from_iterable(prices for model, prices in self._by_model.items() if model not in found)
+        theirs = (one.of(model) for model, one_or_many in found.items() for one in _many(one_or_many))
+        return PriceList((*ours, *theirs))
 
     def find(self, model: str, on: date, prompt_tokens: int = 0) -> Price | None:
         """Return the price of a model on a day for a prompt of a length, or None where it is not known."""
@@ -81,6 +110,13 @@ def dollars(amount: float | Decimal) -> str:
     """Write an amount for people: cents, or two digits that mean something below a cent."""
     exact = Decimal(amount)
     return f"${exact:,.2f}" if not exact or abs(exact) >= _CENT else f"${Decimal(f'{exact:.2g}'):f}"
+
+
+_given = msgspec.json.Decoder(dict[str, GivenPrice | list[GivenPrice]])
+
+
+def _many(one_or_many: GivenPrice | list[GivenPrice]) -> list[GivenPrice]:
+    return one_or_many if isinstance(one_or_many, list) else [one_or_many]
 
 
 @lru_cache(maxsize=256)

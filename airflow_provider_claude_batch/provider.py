@@ -36,7 +36,15 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "string",
                         "example": "production",
                         "default": "",
-                    }
+                    },
+                    "prices": {
+                        "description": "Prices of models, beside those that the package knows or in their place: JSON "
+                        "as in the example, in dollars per million tokens outside batches, or the path of such a file.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": '{"claude-next-1": {"input": 3, "output": 15}}',
+                        "default": "",
+                    },
                 },
             }
         },

@@ -20,7 +20,7 @@ _CREATE_INDEXES = (
     "CREATE UNIQUE INDEX {waiting} ON {table} (custom_id) WHERE claimed_at IS NULL",
     "CREATE INDEX {custom_id} ON {table} (custom_id)",
     "CREATE INDEX {owner} ON {table} (dag_id, run_id, task_id, map_index, id) WHERE claimed_at IS NOT NULL",
-    "CREATE INDEX {claimed} ON {table} (claimed_at) WHERE submission IS NULL",
+    "CREATE INDEX {claimed} ON {table} (claimed_at) WHERE submitted_at IS NULL",
 )
 _OWN = "dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ? AND claimed_at IS NOT NULL"
 

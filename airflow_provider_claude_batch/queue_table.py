@@ -22,15 +22,16 @@ _CLAIM = """UPDATE {table} SET dag_id = ?, run_id = ?, task_id = ?, map_index = 
     WITH oldest AS (SELECT id FROM {table} WHERE claimed_at IS NULL ORDER BY id LIMIT ? {skip_locked})
     SELECT id FROM oldest)"""
 _PAGE = "SELECT id, custom_id, params FROM {table} WHERE {own} AND id > ? ORDER BY id LIMIT ?"
+_BEGIN = "UPDATE {table} SET submission = ? WHERE {own} AND submission IS NULL"
 _SETTLE = """UPDATE {table} SET submission = ?, submitted_at = {now}
-    WHERE {own} AND (submission IS NULL OR submission <> ?)"""
-_DROP_REPLACED = """DELETE FROM {table} WHERE {own} AND submission IS NULL
+    WHERE {own} AND (submitted_at IS NULL OR submission <> ?)"""
+_DROP_REPLACED = """DELETE FROM {table} WHERE {own} AND submitted_at IS NULL
     AND custom_id IN (SELECT custom_id FROM {table} WHERE claimed_at IS NULL)"""
-_RELEASE = """UPDATE {table} SET dag_id = NULL, run_id = NULL, task_id = NULL, map_index = NULL, claimed_at = NULL
-    WHERE {own} AND submission IS NULL"""
+_RELEASE = """UPDATE {table} SET dag_id = NULL, run_id = NULL, task_id = NULL, map_index = NULL, claimed_at = NULL,
+    submission = NULL WHERE {own} AND submitted_at IS NULL"""
 _WAITING = "SELECT count(*) FROM {table} WHERE claimed_at IS NULL"
 _STALE = """SELECT dag_id, run_id, task_id, map_index, count(*) FROM {table}
-    WHERE submission IS NULL AND claimed_at < {day_ago}
+    WHERE submitted_at IS NULL AND claimed_at < {day_ago}
     GROUP BY dag_id, run_id, task_id, map_index ORDER BY min(claimed_at) LIMIT ?"""
 _FIND = """SELECT custom_id, queued_at, dag_id, run_id, task_id, map_index, claimed_at, submission, submitted_at
     FROM {table} WHERE custom_id = ? ORDER BY id DESC"""
@@ -49,7 +50,10 @@ class Owner(NamedTuple):
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One request that was queued: it waits, or a task instance has claimed it, or it was submitted."""
+    """One request that was queued: it waits, or a task instance has claimed it, or it was submitted.
+
+    What is claimed and has a submission is being sent, or was sent in part.
+    """
 
     custom_id: str
     queued_at: datetime
@@ -60,7 +64,7 @@ class Item(msgspec.Struct, frozen=True):
 
     @property
     def state(self) -> Literal["waiting", "claimed", "submitted"]:
-        if self.submission is not None:
+        if self.submitted_at is not None:
             return "submitted"
         return "waiting" if self.owner is None else "claimed"
 
@@ -100,9 +104,14 @@ class QueueTable:
                     yield custom_id, params
 
     def submission(self, owner: Place) -> str | None:
-        """Name the submission of what an owner has claimed."""
+        """Name the submission of what an owner has claimed, be it only begun."""
         with self._open() as session:
             return next((str(found) for (found,) in session.query(_SUBMISSION, *owner)), None)
+
+    def begin(self, owner: Place, submission: str) -> int:
+        """Note, before the first of it is sent, which submission has what an owner has claimed."""
+        with self._open() as session:
+            return session.change(_BEGIN, submission, *owner)
 
     def settle(self, owner: Place, submission: str) -> int:
         """Mark what an owner has claimed as submitted."""

@@ -119,6 +119,7 @@ class Receipt(msgspec.Struct, frozen=True):
     cost_usd: float | None = None
     live_cost_usd: float | None = None
     saved_usd: float | None = None
+    unpriced: int | None = None
     by_model: dict[str, ModelTotal] | None = None
     cache_hit_rate: float | None = None
     errors: tuple[tuple[str, int], ...] | None = None

@@ -142,6 +142,17 @@ def _mended(line: bytes) -> bytes:
     return json.dumps(whole, ensure_ascii=False).encode(errors="replace")
 
 
+def is_cut(line: bytes) -> bool:
+    """Tell a line that ends before its JSON does; one that is only broken inside is whole."""
+    try:
+        json.loads(line.decode("utf-8-sig", errors="replace"))
+    except ValueError:
+        return True
+    except RecursionError:
+        return False
+    return False
+
+
 def text_of(content: Raw) -> str:
     """Join the text blocks of an answer."""
     blocks = _blocks.decode(content)

@@ -5,13 +5,14 @@ from typing import Any
 
 import msgspec
 
-from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.errors import InvalidRequests, Misconfigured
 from airflow_provider_claude_batch.receipt import Receipt, newest
-from airflow_provider_claude_batch.request import Defaults
+from airflow_provider_claude_batch.request import MAX_SKIPPED, Defaults, Reading
 
 _NAMED = 10
 
 ReadBack = Callable[[Receipt], Iterable[tuple[str, str | None, int | None]]]
+_Opened = tuple[str | None, Any, Any]
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -34,10 +35,9 @@ class Retry(msgspec.Struct, frozen=True):
     def select(self, raw: Iterable[Any], defaults: Defaults) -> Iterator[Any]:
         """Keep the requests that may go better now; one that the source no longer has is an error."""
         lost = dict(self.used_tokens)
-        for item in raw:
-            request = _of_line(item) if isinstance(item, bytes) else item
-            custom_id = request.get("custom_id") if isinstance(request, Mapping) else None
-            if isinstance(custom_id, str) and custom_id in lost:
+        wanted = (one for one in map(_open, raw) if one[0] in lost)
+        for custom_id, request, item in _unfit_last(wanted, defaults):
+            if custom_id in lost:
                 used = lost.pop(custom_id)
                 if used is None or _max_tokens(request, defaults) > used:
                     yield item
@@ -58,8 +58,16 @@ def _retryable(receipt: Receipt, read_back: ReadBack) -> Iterator[tuple[str, int
         yield from ((custom_id, None) for custom_id in inline)
         yield from truncated.items()
         return
+    gone = receipt.retryable
     for custom_id, problem, output_tokens in read_back(receipt):
+        gone -= 1
         yield custom_id, (output_tokens or 0) if problem == "truncated" else None
+    if gone > 0:
+        named = ", ".join(receipt.batch_ids[:_NAMED])
+        raise Misconfigured(
+            f"{gone:,} of {receipt.retryable:,} rows of batch {named} that are to be tried again are not in the table "
+            f"{receipt.table} any more: clear the load."
+        )
 
 
 def _next_attempt(receipts: Sequence[Receipt]) -> Receipt:
@@ -74,6 +82,30 @@ def _next_attempt(receipts: Sequence[Receipt]) -> Receipt:
         logical_date=first.logical_date,
         attempt=max(receipt.attempt for receipt in receipts) + 1,
     )
+
+
+def _open(item: Any) -> _Opened:
+    request = _of_line(item) if isinstance(item, bytes) else item
+    custom_id = request.get("custom_id") if isinstance(request, Mapping) else None
+    return custom_id if isinstance(custom_id, str) else None, request, item
+
+
+def _unfit_last(wanted: Iterable[_Opened], defaults: Defaults) -> Iterator[_Opened]:
+    """Put off what cannot be sent, as far as it may be skipped: of two that share an id, the other one was sent."""
+    unfit: list[_Opened] = []
+    for one in wanted:
+        if len(unfit) < MAX_SKIPPED and not _is_fit(one[1], defaults):
+            unfit.append(one)
+        else:
+            yield one
+    yield from unfit
+
+
+def _is_fit(request: Any, defaults: Defaults) -> bool:
+    try:
+        return any(True for _ in Reading([request], defaults))
+    except InvalidRequests:
+        return False
 
 
 def _of_line(line: bytes) -> Any:

@@ -18,6 +18,8 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
     every = [receipt for receipts in rounds for receipt in receipts]
     counts, problems, retryable = _outcomes(rounds)
     usage, commonest = _usage(every), _commonest(every)
+    unpriced = sum(receipt.unpriced or 0 for receipt in every)
+    cost, live, saved = (_money(every, f"{name}_usd", unpriced) for name in ("cost", "live_cost", "saved"))
     first = rounds[0][0]
     return msgspec.structs.replace(
         first,
@@ -38,9 +40,10 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
         retry_ids=None,
         truncated_ids=None,
         usage=usage,
-        cost_usd=known_sum(receipt.cost_usd for receipt in every),
-        live_cost_usd=known_sum(receipt.live_cost_usd for receipt in every),
-        saved_usd=known_sum(receipt.saved_usd for receipt in every),
+        cost_usd=cost,
+        live_cost_usd=live,
+        saved_usd=saved,
+        unpriced=unpriced,
         by_model=_by_model(every),
         cache_hit_rate=hit_rate(usage),
         errors=commonest.counts,
@@ -96,6 +99,12 @@ def _merged(counts: Iterable[dict[str, int] | None]) -> Counter[str]:
 def _usage(receipts: Iterable[Receipt]) -> UsageTotal:
     used = [receipt.usage for receipt in receipts if receipt.usage]
     return UsageTotal(**{name: sum(getattr(one, name) for one in used) for name in UsageTotal.__struct_fields__})
+
+
+def _money(receipts: Iterable[Receipt], name: str, unpriced: int) -> float | None:
+    """Add up dollars; beside answers without a price, nothing at all is no sum."""
+    known = known_sum(getattr(receipt, name) for receipt in receipts)
+    return known or None if unpriced else known
 
 
 def _by_model(receipts: Iterable[Receipt]) -> dict[str, ModelTotal] | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from airflow_provider_claude_batch.receipt import ModelTotal, UsageTotal
+from airflow_provider_claude_batch import price
+from airflow_provider_claude_batch.receipt import ModelTotal, Receipt, UsageTotal
 from airflow_provider_claude_batch.row import Row
 
 _MODELS = 20
@@ -36,10 +37,18 @@ class Spent:
 
     @property
     def rounded(self) -> ModelTotal:
-        """Write it as a receipt does; without a single price there is no cost."""
+        """Write it as a receipt does; where no answer has a price there is no cost."""
         costs = self.cost_usd, self.live_cost_usd
-        cost, live = map(dollars, costs) if self.unpriced < self.rows else (None, None)
+        cost, live = map(dollars, costs) if self.is_priced else (None, None)
         return ModelTotal(**asdict(self.usage), rows=self.rows, cost_usd=cost, live_cost_usd=live)
+
+    @property
+    def is_priced(self) -> bool:
+        return self.unpriced < self.rows or not self.rows
+
+    @property
+    def saved_usd(self) -> float | None:
+        return dollars(self.live_cost_usd - self.cost_usd) if self.is_priced else None
 
     def add(self, row: Row) -> None:
         """Add an answer."""
@@ -68,6 +77,11 @@ class Spending(dict[str, Spent]):
         """Add up all models."""
         amounts: dict[str, Any] = {name: _sum(self.values(), name) for name in Spent.__slots__}
         return Spent(**amounts)
+
+    @property
+    def unpriced_models(self) -> list[str]:
+        """Name the models of which some answer has no price."""
+        return sorted(model for model, spent in self.items() if spent.unpriced)
 
     @property
     def by_model(self) -> dict[str, ModelTotal]:
@@ -104,6 +118,16 @@ def known_sum(amounts: Iterable[float | None]) -> float | None:
     """Add up the dollars that are known, if any are."""
     known = [amount for amount in amounts if amount is not None]
     return round(sum(known), _DIGITS) if known else None
+
+
+def told(receipt: Receipt) -> str:
+    """Say what the answers cost and saved, as far as their prices are known."""
+    if receipt.cost_usd is None:
+        return "not known"
+    least = "at least " if receipt.unpriced else ""
+    amounts = receipt.cost_usd, receipt.live_cost_usd, receipt.saved_usd
+    cost, live, saved = (least + price.dollars(amount or 0.0) for amount in amounts)
+    return f"{cost}; live it would have been {live}: {saved} saved"
 
 
 def dollars(amount: Decimal) -> float:

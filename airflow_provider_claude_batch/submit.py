@@ -34,15 +34,17 @@ CONSOLE = "https://platform.claude.com/workspaces/default/batches"
 _FIRST_WAIT, _LONGEST_WAIT, _MOST_ASKED = 15.0, 1800.0, 3600.0
 _PATIENCE = timedelta(hours=48)
 _PUBLISHED = 200
+# What is taken up belongs to whom it is sent for now: of a retry, to a submission that may be newer than its batches.
+_LINEAGE = ("dag_id", "run_id", "submit_task", "map_index", "logical_date", "attempt", "conn_id", "source")
 _NAMED = 5
 
 log = logging.getLogger(__name__)
 
 
-def accepted(notebook: Notebook, clear: Clear) -> Receipt | None:
+def accepted(notebook: Notebook, clear: Clear, lineage: Receipt) -> Receipt | None:
     """Return the receipt of an earlier try that submitted everything, unless the task was cleared since."""
     noted = notebook.read()
-    if noted is None or not noted.is_complete or not noted.is_current(clear):
+    if noted is None or not noted.is_complete or not noted.is_current(clear, lineage):
         return None
     log.info("An earlier try submitted all of it: %s. Nothing was sent.", _named(noted))
     return noted.receipt
@@ -62,7 +64,7 @@ class Submission:
         noted = self._notebook.take_over()
         if noted is not None and not resumed:
             noted.cover.begun_at, noted.cover.waits = self._client.now(), 0
-        if noted is not None and noted.all_sent and noted.is_current(self._order.clear):
+        if noted is not None and noted.all_sent and self._is_current(noted):
             if pause := settle(noted, self._client, self._notebook):
                 return self._pause(noted, pause)
             if noted.is_complete:
@@ -101,6 +103,8 @@ class Submission:
             self._notebook.write(note)
         if not note.any_sent:
             preflight.fly(draft.survey.first, note, self._order, self._client, self._notebook)
+        if self._order.begin:
+            self._order.begin(note.receipt)
         return self._send_all(draft.shards, note)
 
     def _all_reused(self, draft: Draft) -> Receipt:
@@ -119,7 +123,7 @@ class Submission:
         """Take the noted submission up where the requests are the same; None where a new one is due."""
         if noted is None or noted.is_void:
             return None
-        is_current = noted.is_current(self._order.clear)
+        is_current = self._is_current(noted)
         if noted.digests != [shard.digest for shard in draft.shards]:
             if is_current and noted.any_sent:
                 raise Misconfigured(
@@ -129,13 +133,17 @@ class Submission:
             return None
         if not is_current:
             self._refuse_lost(noted)
-        receipt = self._order.receipt
         noted.cover.clear = self._order.clear
         draft.tell_skipped()
+        before, now = noted.cover.submission, self._order.receipt
+        lineage = {name: getattr(now, name) for name in _LINEAGE}
         noted.cover.submission = replace(
-            noted.cover.submission, invalid=draft.invalid, conn_id=receipt.conn_id, source=receipt.source
+            before, submission=now.submission or before.submission, invalid=draft.invalid, **lineage
         )
         return noted
+
+    def _is_current(self, noted: Note) -> bool:
+        return noted.is_current(self._order.clear, self._order.receipt)
 
     def _refuse_lost(self, noted: Note) -> None:
         """Never pay again for answers that are gone: that is for a person to decide."""

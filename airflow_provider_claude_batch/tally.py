@@ -8,7 +8,7 @@ import msgspec
 from airflow_provider_claude_batch.commonest import Commonest
 from airflow_provider_claude_batch.receipt import INLINE_IDS, Receipt, UsageTotal
 from airflow_provider_claude_batch.row import Row
-from airflow_provider_claude_batch.spending import Spending, Spent, dollars
+from airflow_provider_claude_batch.spending import Spending, Spent
 
 
 class Tally:
@@ -55,9 +55,15 @@ class Tally:
         """What all answers used and cost."""
         return self._spending.total
 
+    @property
+    def unpriced_models(self) -> list[str]:
+        """Name the models of which some answer has no price."""
+        return self._spending.unpriced_models
+
     def fill(self, receipt: Receipt) -> Receipt:
         """Write everything into the receipt."""
         spent = self.spent
+        whole = spent.rounded
         return msgspec.structs.replace(
             receipt,
             rows=self.rows,
@@ -68,9 +74,10 @@ class Tally:
             retry_ids=tuple(self._retry_ids),
             truncated_ids=self._truncated_ids,
             usage=spent.usage,
-            cost_usd=dollars(spent.cost_usd),
-            live_cost_usd=dollars(spent.live_cost_usd),
-            saved_usd=dollars(spent.live_cost_usd - spent.cost_usd),
+            cost_usd=whole.cost_usd,
+            live_cost_usd=whole.live_cost_usd,
+            saved_usd=spent.saved_usd,
+            unpriced=spent.unpriced,
             by_model=self._spending.by_model,
             cache_hit_rate=hit_rate(spent.usage),
             errors=self.errors.counts,

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, Literal, TypedDict, Unpack
 
 from airflow.sdk import TaskGroup
 from airflow.sdk.definitions.taskgroup import MappedTaskGroup
 from airflow.sdk.definitions.xcom_arg import XComArg
 
-from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
+from airflow_provider_claude_batch.arguments import check_count
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fan_out import shards
 from airflow_provider_claude_batch.operators import ClaudeBatchOperator, ClaudeBatchResultsOperator
@@ -16,7 +17,7 @@ from airflow_provider_claude_batch.request import OnInvalid
 from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
 from airflow_provider_claude_batch.total import ClaudeBatchTotal
 
-_OF_THE_FIRST = ("preflight", "prime_cache", "max_requests", "reuse_from")
+_OF_THE_FIRST: dict[str, Any] = {"preflight": 0, "prime_cache": False, "max_requests": None, "reuse_from": None}
 
 
 class Submitting(TypedDict, total=False):
@@ -59,7 +60,7 @@ def claude_batch(
     table: str,
     defaults: Mapping[str, Any] | None = None,
     columns: Any = None,
-    conn_id: str = DEFAULT_CONN_ID,
+    conn_id: str | None = None,
     rounds: int = 2,
     retry_defaults: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     fan_out: bool = False,
@@ -76,32 +77,30 @@ def claude_batch(
     :param warehouse_conn_id: as of ``ClaudeBatchResultsOperator``, and so is ``table``.
     :param rounds: how often what can succeed on another try is sent again, at most.
     :param retry_defaults: what goes over ``defaults`` when something is sent again, such as more ``max_tokens``; or a
-        list of it, one for each round, of which the last one lasts.
+        list of it, one for each round, of which the last one lasts. Beside it, ``defaults`` is a dict, and no output.
     :param fan_out: load each batch as it ends, where a submission is more than one.
     :param max_error_rate: fail in the end when a larger share has no usable answer after all rounds.
     :param default_args: what all tasks of the group take, such as ``retries`` or ``pool``.
     :param arguments: whatever else the operator and the sensor take, by name.
     """
+    check_count("rounds", rounds)
     submitting, waiting = _sorted(arguments)
-    lead: dict[str, Any] = {"requests": requests, "columns": columns, "conn_id": conn_id}
-    place: dict[str, Any] = {"warehouse_conn_id": warehouse_conn_id, "table": table, "columns": columns}
+    typed = _given(columns=columns)
+    lead: dict[str, Any] = {"requests": requests, **typed, **_given(conn_id=conn_id), **submitting}
+    place: dict[str, Any] = {"warehouse_conn_id": warehouse_conn_id, "table": table, "max_error_rate": None, **typed}
     shared: Any = default_args or {}
     group = ClaudeBatchGroup(group_id, default_args=shared)
     with group:
         _refuse_mapped_fan_out(group, fan_out=fan_out)
-        submit = ClaudeBatchOperator(task_id="submit", defaults=defaults, **lead, **submitting)
+        submit = ClaudeBatchOperator(task_id="submit", **_given(defaults=defaults), **lead)
         loads = [_fanned_out(submit, waiting, place) if fan_out else _loaded(submit, "", waiting, place)]
-        again = {name: value for name, value in submitting.items() if name not in _OF_THE_FIRST}
-        for attempt in range(2, 2 + rounds):
+        for attempt, over in enumerate(_each_over(submit.defaults, retry_defaults, rounds), start=2):
             submit = ClaudeBatchOperator(
-                task_id=f"submit_{attempt}",
-                defaults={**(defaults or {}), **_nth(retry_defaults, attempt - 2)},
-                retry_of=loads[-1],
-                **lead,
-                **again,
+                task_id=f"submit_{attempt}", defaults=over, retry_of=loads[-1], **{**lead, **_OF_THE_FIRST}
             )
             loads.append(_loaded(submit, f"_{attempt}", waiting, place))
-        group.output = ClaudeBatchTotal(task_id="total", rounds=loads, max_error_rate=max_error_rate).output
+        rate = _given(max_error_rate=max_error_rate)
+        group.output = ClaudeBatchTotal(task_id="total", rounds=loads, trigger_rule="none_failed", **rate).output
     return group
 
 
@@ -115,9 +114,37 @@ def _fanned_out(submit: ClaudeBatchOperator, waiting: dict[str, Any], place: dic
     return ClaudeBatchResultsOperator.partial(task_id="load", **place).expand(batch=waits.output).output
 
 
-def _nth(defaults: Mapping[str, Any] | Sequence[Mapping[str, Any]], place: int) -> Mapping[str, Any]:
-    every = [defaults] if isinstance(defaults, Mapping) else [*defaults]
-    return every[min(place, len(every) - 1)] if every else {}
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Leave to the default_args what is not given."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _each_over(defaults: Any, over: Mapping[str, Any] | Sequence[Mapping[str, Any]], rounds: int) -> list[Any]:
+    """Put what each round has of its own over what all have; the last one lasts."""
+    every = [over] if isinstance(over, Mapping) else [*over]
+    if not any(every):
+        return [defaults] * rounds
+    if not isinstance(defaults, Mapping | None):
+        raise Misconfigured(
+            "retry_defaults= goes over a dict, and defaults= is only known when the task runs: leave one out."
+        )
+    merged = [{**(defaults or {}), **every[min(place, len(every) - 1)]} for place in range(rounds)]
+    _refuse_too_late([one.get("max_tokens") for one in (defaults or {}, *merged)])
+    return merged
+
+
+def _refuse_too_late(limits: Sequence[Any]) -> None:
+    """Refuse more room for answers after a round without it, which leaves them out: the next does not know of them."""
+    if not all(isinstance(limit, int) for limit in limits):
+        return
+    for place, (cut, then) in enumerate(pairwise(limits)):
+        most = max(limits[place + 1 :])
+        if then <= cut < most:
+            raise Misconfigured(
+                f"retry_defaults= allows {most} max_tokens too late: what was cut at {cut} is not sent again by "
+                f"submit_{place + 2}, and a round sees only what the one before it has sent. Allow more in "
+                f"submit_{place + 2} already."
+            )
 
 
 def _sorted(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,8 +9,8 @@ from airflow_provider_claude_batch import receipt, rounds
 from airflow_provider_claude_batch.arguments import check_share
 from airflow_provider_claude_batch.errors import TooManyErrors
 from airflow_provider_claude_batch.links import LINKS
-from airflow_provider_claude_batch.price import dollars
 from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.spending import told
 from airflow_provider_claude_batch.tally import accounted_for, without_answer
 from airflow_provider_claude_batch.task import Unrendered, final_errors, push
 
@@ -57,9 +57,7 @@ class ClaudeBatchTotal(BaseOperator):
             self.log.warning("%s of the succeeded are not usable: %s.", f"{count:,}", problem)
         if total.reused:
             self.log.info("%s answers of before were taken, and not asked for again.", f"{total.reused:,}")
-        self.log.info(
-            "Cost of all rounds: %s; %s saved.", dollars(total.cost_usd or 0.0), dollars(total.saved_usd or 0.0)
-        )
+        self.log.info("Cost of all rounds: %s.", told(total))
 
 
 def judge(total: Receipt, max_error_rate: float | None) -> None:

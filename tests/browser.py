@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, FrameLocator, Locator, Request
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, FrameLocator, Locator, Request, expect
 from playwright.sync_api import sync_playwright as playwright
 
 PAGE = "/plugin/claude-batches"
@@ -19,7 +19,8 @@ ARGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-PATIENCE = 30_000
+PATIENCE = 90_000  # for a machine that has much else to do
+expect.set_options(timeout=PATIENCE)
 # Chromium reports each answer with a 4xx as an error, also where a test wants to be refused.
 _REFUSED = "Failed to load resource: the server responded with a status of 4"
 _POLICY = re.compile("Content.Security.Policy", re.IGNORECASE)
@@ -38,7 +39,7 @@ def path() -> str:
 def started() -> Iterator[Browser]:
     """Start Chromium."""
     with playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path(), args=ARGS)
+        browser = driver.chromium.launch(executable_path=path(), args=ARGS, timeout=PATIENCE)
         yield browser
         browser.close()
 

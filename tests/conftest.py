@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import runs
 from emulator import CONNECTION, HEADERS, Emulator
@@ -26,6 +27,14 @@ collect_ignore = [f"test_{kind}.py" for kind in ELSEWHERE if kind not in KINDS]
 _HOME = Path(tempfile.mkdtemp(prefix="claude_batch_airflow_"))
 (_HOME / "dags").mkdir()
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+# How fast an example is drawn and run says something of the machine, and nothing of us.
+hypothesis.settings.register_profile(
+    "ours",
+    hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ours")
 os.environ.update(
     {
         "AIRFLOW_HOME": str(_HOME),

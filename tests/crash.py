@@ -19,7 +19,7 @@ DEFAULTS = {"model": "claude-haiku-4-5", "max_tokens": 512}
 TAIL_CHARS = 16  # of a wire id, after the custom_id itself
 USUAL_SECONDS = 0.6  # that a worker needs for a submission, Airflow's own part included
 SKEW = timedelta(minutes=10)
-UPLOAD_SECONDS = 1.0  # where uploads are given up fast
+UPLOAD_SECONDS = 5.0  # where uploads are given up fast, and yet not those of a machine that is busy
 
 STEPS = {
     "counting": "while the tokens are counted, before the note",
@@ -126,7 +126,7 @@ class Crash:
         second.wait(looked.reached.is_set)
         self._hold.release()
         looked.release()
-        self._hold.over.wait(5)
+        self._hold.over.wait(60)
         self._task.end(second)
 
 
@@ -223,7 +223,7 @@ def submit(**arguments: Any) -> None:
 
 
 def upload_fast() -> None:
-    """Give an upload up after a second."""
+    """Give an upload up after some seconds."""
     from airflow_provider_claude_batch import submit
 
     submit.upload_seconds = lambda _: UPLOAD_SECONDS
@@ -244,12 +244,12 @@ def freeze_before_create() -> None:
 
 
 def lose_patience() -> None:
-    """Wait half a second for the answer to a create."""
+    """Wait three seconds for the answer to a create, which is long enough for one that comes."""
     import httpx2
 
     from airflow_provider_claude_batch import client
 
-    client._CREATE_TIMEOUT = httpx2.Timeout(0.5)
+    client._CREATE_TIMEOUT = httpx2.Timeout(3.0)
 
 
 def some_requests(count: int) -> list[dict[str, Any]]:

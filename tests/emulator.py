@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-START_SECONDS = 30
+START_SECONDS = STOP_SECONDS = 120  # for a machine that has much else to do; one that hangs is noticed all the same
 CONNECTION = {"conn_type": "anthropic", "password": "emulator-key"}
 HEADERS = {"x-api-key": "test-key", "anthropic-version": "2026-10-21"}
 
@@ -76,7 +79,7 @@ class Emulator:
         if self._process is None:
             return 0
         self._process.send_signal(signal_number)
-        code = self._process.wait(10)
+        code = self._process.wait(STOP_SECONDS)
         self._process = None
         return code
 
@@ -101,6 +104,26 @@ class Emulator:
 
     def advance(self, seconds: float) -> None:
         self.clock(advance=seconds)
+
+    @contextmanager
+    def advancing(self, seconds: float, *, after: str) -> Iterator[None]:
+        """Stop the clock, and let so much time pass once this operation was answered, however late that is."""
+        self.clock(freeze=True)
+        over = threading.Event()
+
+        def advance() -> None:
+            while after not in self.summary():
+                if over.wait(0.02):
+                    return
+            self.advance(seconds)
+
+        waiting = threading.Thread(target=advance)
+        waiting.start()
+        try:
+            yield
+        finally:
+            over.set()
+            waiting.join()
 
     def fault(self, kind: str, **settings: object) -> None:
         """Ask for one failure, such as fault("status", status=529, operation="create")."""

@@ -20,7 +20,7 @@ from nursery import RUN_ID
 from wire import Wire
 
 TESTS = Path(__file__).parent
-PATIENCE = 60.0
+PATIENCE = 180.0
 FINISHED = ("success", "failed", "skipped", "upstream_failed")
 ENVIRONMENT = {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -231,5 +231,5 @@ class Task:
 
     def _query(self, sql: str) -> list[Any]:
         place = "run_id = ? AND task_id = ? AND map_index = ?"
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as database:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)) as database:
             return database.execute(sql.format(place), (RUN_ID, self.task_id, self.map_index)).fetchall()

@@ -107,6 +107,12 @@ def _after(kind: Any, name: str) -> None:
     setattr(kind, name, deadly)
 
 
+def die_before_the_look() -> None:
+    from airflow_provider_claude_batch.queue_table import QueueTable
+
+    _before(QueueTable, "submission")
+
+
 def die_before_the_claim() -> None:
     from airflow_provider_claude_batch.queue_table import QueueTable
 
@@ -137,6 +143,18 @@ def die_after_the_note() -> None:
     from airflow_provider_claude_batch.note import Notebook
 
     _after(Notebook, "write")
+
+
+def die_before_the_begin() -> None:
+    from airflow_provider_claude_batch.queue_table import QueueTable
+
+    _before(QueueTable, "begin")
+
+
+def die_after_the_begin() -> None:
+    from airflow_provider_claude_batch.queue_table import QueueTable
+
+    _after(QueueTable, "begin")
 
 
 def die_before_the_create() -> None:

@@ -55,19 +55,19 @@ def start_moto() -> tuple[subprocess.Popen[bytes], str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    for _ in range(300):
+    while server.poll() is None:
         try:
             urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5).close()
         except OSError:
             time.sleep(0.1)
         else:
-            break
-    return server, f"http://127.0.0.1:{port}"
+            return server, f"http://127.0.0.1:{port}"
+    return start_moto()  # the port was taken meanwhile
 
 
 def check_keys_from_now_on(endpoint: str) -> None:
     plain = {"Content-Type": "text/plain"}
-    urlopen(Request(f"{endpoint}/moto-api/reset-auth", b"0", plain), timeout=5).close()
+    urlopen(Request(f"{endpoint}/moto-api/reset-auth", b"0", plain), timeout=60).close()
 
 
 def connect(conn_id: str, endpoint: str) -> None:

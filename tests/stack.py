@@ -172,7 +172,7 @@ class Api:
         """Return the stack traces of Dag files that could not be imported, by file name."""
         return {e["filename"]: e["stack_trace"] for e in self.get("/importErrors")["import_errors"]}
 
-    def wait_dag(self, dag_id: str, timeout: float = 60) -> None:
+    def wait_dag(self, dag_id: str, timeout: float = 180) -> None:
         """Return once the Dag is parsed; fail at once if the file of its name cannot be imported."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -211,7 +211,7 @@ class Api:
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
         return [_line(entry) for entry in self.get(path, map_index=map_index, full_content=True)["content"]]
 
-    def watch_run(self, dag_id: str, run_id: str, timeout: float = 120) -> Iterator[list[dict[str, Any]]]:
+    def watch_run(self, dag_id: str, run_id: str, timeout: float = 300) -> Iterator[list[dict[str, Any]]]:
         """Yield the task instances several times a second, and once more after the run has ended."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -222,7 +222,7 @@ class Api:
             time.sleep(0.3)
         raise StackError(f"the run {run_id} of {dag_id} did not end within {timeout:.0f} s")
 
-    def wait_run(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+    def wait_run(self, dag_id: str, run_id: str, timeout: float = 300) -> str:
         """Return the state in which the run ended."""
         for _ in self.watch_run(dag_id, run_id, timeout):
             pass
@@ -342,7 +342,7 @@ class Stack:
     def stop_component(self, name: str, grace: float = 15) -> None:
         self.components[name].stop(time.monotonic() + grace)
 
-    def wait_healthy(self, timeout: float = 90) -> None:
+    def wait_healthy(self, timeout: float = 240) -> None:
         """Return once every part reports healthy; fail at once if a component has ended."""
         deadline = time.monotonic() + timeout
         while {part for part, status in self.api.health().items() if status == "healthy"} < HEALTH:

@@ -12,7 +12,7 @@ from stack import Stack
 from warehouse import connect_warehouse
 from warehouse_postgres import airflow_database
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1_800)]
 # Some tickets fail, each at most as often as there are retries: by chance, one would fail every time some night.
 FAILURES = [f"--fault=row:outcome=overloaded_error,match=ticket {n}$,times=3" for n in range(3, 40, 4)]
 EMULATOR = ("--batch-seconds", "2-6", *FAILURES)
@@ -82,7 +82,7 @@ def backfill(stack: Stack) -> list[dict[str, Any]]:
     body = {"dag_id": "week", "from_date": "2026-11-01T00:00:00Z", "to_date": "2026-11-07T00:00:00Z"}
     stack.api.call("PATCH", "/dags/week", json={"is_paused": False})
     stack.api.call("POST", "/backfills", json={**body, "max_active_runs": DAYS, "run_backwards": False})
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         every = stack.api.get("/dags/week/dagRuns", limit=50)["dag_runs"]
         runs = [run for run in every if run["run_type"] == "backfill"]
@@ -104,7 +104,7 @@ def clear(stack: Stack, run_id: str, *task_ids: str) -> str:
     }
     stack.api.call("POST", "/dags/week/clearTaskInstances", json=body)
     time.sleep(1)
-    return stack.api.wait_run("week", run_id, timeout=180)
+    return stack.api.wait_run("week", run_id, timeout=600)
 
 
 def rows(answers: Any, run_id: str) -> list[tuple[Any, ...]]:

@@ -156,6 +156,41 @@ def test_a_person_releases_what_was_not_submitted(queue: BatchQueue) -> None:
     assert queue.waiting() == 1
 
 
+def test_what_was_begun_counts_as_claimed_until_all_of_it_is_accepted(queue: BatchQueue, database: Database) -> None:
+    put("a", "b")
+    claim()
+    for _ in range(2):
+        queue.drain().begin(place())
+    (item,) = queue.find("a")
+    assert (item.state, item.submission, item.submitted_at) == ("claimed", "sub_r", None)
+    queue.drain().settle(place())
+    (item,) = queue.find("a")
+    assert (item.state, item.submission) == ("submitted", "sub_r")
+    queue.drain().begin(replace(place(), submission="sub_anew"))
+    assert queue.find("a") == [item]
+    assert queue.release("d", "r", "submit") == 0
+
+
+def test_what_another_life_of_the_run_has_begun_is_neither_sent_nor_given_back(
+    queue: BatchQueue, database: Database, caplog: Any
+) -> None:
+    put("a", "b")
+    claim()
+    queue.drain().begin(place())
+    with pytest.raises(
+        Misconfigured, match=r"sent requests of the queue claude_queue before, .* as sub_r, and was del"
+    ):
+        next(queue.drain().claim(place(), is_new=True))
+    queue.drain().give_back(place(), is_new=True)
+    assert queue.waiting() == 0
+    database.age(hours=25)
+    put("c")
+    assert claim("today") == ["c"]
+    assert "2 by release('d', 'r', 'submit', -1)" in caplog.text
+    assert queue.release("d", "r", "submit") == 2
+    assert [(item.state, item.submission) for item in queue.find("a")] == [("waiting", None)]
+
+
 def test_every_drain_warns_once_of_claims_that_are_older_than_a_day(
     queue: BatchQueue, database: Database, caplog: Any
 ) -> None:
@@ -253,10 +288,11 @@ def test_what_is_put_while_it_is_taken_becomes_a_new_item(
     )
     producer = threading.Thread(target=put, args=("a",), kwargs={"text": "newer"})
     producer.start()
-    producer.join(0.5)
-    assert producer.is_alive()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while database.query(waiting) == [(0,)]:
+        assert producer.is_alive()
     other.commit()
-    producer.join(10)
+    producer.join()
     assert [item.state for item in queue.find("a")] == ["waiting", "claimed"]
 
 

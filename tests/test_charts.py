@@ -71,7 +71,10 @@ def test_a_retry_after_midnight_is_paid_on_its_own_day() -> None:
 
 
 def test_a_model_without_a_price_costs_nothing_that_is_known() -> None:
-    (only,) = drawn(submission("s1", NOON, 60, new_one=cost(5, None))).spend
+    one = submission("s1", NOON, 60, new_one=cost(5, None))
+    charts = drawn(replace(one, receipt=replace(one.receipt, unpriced=5)))
+    assert charts.totals.unpriced == 5
+    (only,) = charts.spend
     assert (only.rows, only.cost_usd, only.saved_usd) == (5, 0.0, 0.0)
 
 

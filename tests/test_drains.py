@@ -40,6 +40,8 @@ DEATHS = [
     "die_within_the_claim",
     "die_after_the_claim",
     "die_after_the_note",
+    "die_before_the_begin",
+    "die_after_the_begin",
     "die_before_the_create",
     "die_after_the_create",
     "die_before_the_mark",
@@ -165,8 +167,8 @@ def test_an_airflow_without_notes_gives_back_after_a_first_try_only(
 
 def test_a_task_that_runs_out_of_time_gives_back(emulator: Emulator, run_dag: Any, sqlite: Database) -> None:
     put(*IDS)
-    emulator.fault("slow", operation="count_tokens", seconds=20)
-    run = run_dag(draining("hurried", retries=0, execution_timeout=timedelta(seconds=4)))
+    emulator.fault("slow", operation="count_tokens", seconds=60)
+    run = run_dag(draining("hurried", retries=0, execution_timeout=timedelta(seconds=8)))
     assert states(run) == {"submit": "failed"}
     assert open_queue().waiting() == 5
 
@@ -322,17 +324,72 @@ def test_a_queue_that_a_function_returns_is_refused(
     assert open_queue().waiting() == 1
 
 
-def test_a_deleted_run_of_the_same_name_sends_nothing_again(
-    nursery: Nursery, emulator: Emulator, wire: Wire, sqlite: Database, capfd: Any
+def of_the_same_name(nursery: Nursery, emulator: Emulator, wire: Wire, env: dict[str, str], **more: Any) -> Task:
+    """Begin the run anew, on an Airflow that knows nothing of the one before."""
+    return Task(nursery, emulator, "queues:draining", more.pop("arguments", {}), wire=wire, env=env, **more)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_run_of_the_name_of_one_that_was_deleted_sends_nothing_again(
+    dies: bool, nursery: Nursery, emulator: Emulator, wire: Wire, sqlite: Database
 ) -> None:
     put(*IDS)
-    for expected in ("success", "failed"):  # each time on an Airflow that knows nothing of the other
-        task = Task(nursery, emulator, "queues:draining", wire=wire, env=sqlite.env)
-        assert task.finish() == expected
-        put("late")
-    assert "A run of this name has submitted requests of the queue claude_queue before" in task.log
+    assert of_the_same_name(nursery, emulator, wire, sqlite.env).finish() == "success"
+    put("late")
+    task = of_the_same_name(nursery, emulator, wire, sqlite.env)
+    if dies:  # before it has seen the queue
+        assert killed(task, "queues:die_before_the_look")
+    for _ in range(2):
+        assert task.finish() == "failed"
+        assert "A run of this name has sent requests of the queue claude_queue before" in task.log
+        task.clear()
     assert sent(emulator) == Counter(IDS)
     assert found("r-0", "late") == {"r-0": ["submitted"], "late": ["waiting"]}
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_run_of_the_name_of_one_that_was_deleted_half_way_sends_nothing_again(
+    store: bool, nursery: Nursery, emulator: Emulator, wire: Wire, sqlite: Database
+) -> None:
+    put(*IDS)
+    emulator.fault("status", status=400, operation="create", after=1)
+    halves = {"arguments": {"shard_size": 2}, "store": store}
+    assert of_the_same_name(nursery, emulator, wire, sqlite.env, **halves).finish() == "failed"
+    nowhere = {"arguments": {"conn_id": "nowhere"}, "store": store}
+    assert of_the_same_name(nursery, emulator, wire, sqlite.env, **nowhere).finish() == "failed"
+    assert of_the_same_name(nursery, emulator, wire, sqlite.env, **halves).finish() == "failed"
+    assert sent(emulator) == Counter(IDS[:2])
+    assert found("r-0", "r-4") == {"r-0": ["claimed"], "r-4": ["claimed"]}
+
+
+def test_what_a_deleted_run_had_claimed_and_not_sent_is_sent_by_one_of_its_name(
+    nursery: Nursery, emulator: Emulator, wire: Wire, sqlite: Database
+) -> None:
+    put(*IDS)
+    assert killed(of_the_same_name(nursery, emulator, wire, sqlite.env), "queues:die_after_the_note")
+    assert of_the_same_name(nursery, emulator, wire, sqlite.env).finish() == "success"
+    assert sent(emulator) == Counter(IDS)
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_drain_that_waits_for_room_takes_what_it_began_for_its_own(
+    store: bool, nursery: Nursery, emulator: Emulator, wire: Wire, sqlite: Database
+) -> None:
+    put(*IDS)
+    emulator.fault("queue_full", after=1, times=2)
+    task = of_the_same_name(nursery, emulator, wire, sqlite.env, arguments={"shard_size": 2}, store=store)
+    assert task.finish() == "success"
+    assert sent(emulator) == Counter(IDS)
+    assert found("r-0", "r-4") == {"r-0": ["submitted"], "r-4": ["submitted"]}
+
+
+def test_a_create_that_is_refused_gives_everything_back(emulator: Emulator, run_dag: Any, sqlite: Database) -> None:
+    put(*IDS)
+    emulator.fault("status", status=403, operation="create")
+    assert states(run_dag(draining("refused", shard_size=2))) == {"submit": "failed"}
+    assert found("r-0", "r-4") == {"r-0": ["waiting"], "r-4": ["waiting"]}
+    assert states(run_dag(draining("refused", shard_size=2))) == {"submit": "success"}
+    assert sent(emulator) == Counter(IDS)
 
 
 # Processes that die
@@ -373,10 +430,10 @@ def test_producers_and_two_drains_at_once_put_every_request_into_one_batch(
 ) -> None:
     command = [sys.executable, str(TESTS / "queues.py")]
     producers = [subprocess.Popen([*command, name, "60"]) for name in ("a", "b", "c")]
-    rounds = 0
-    while any(producer.poll() is None for producer in producers) or open_queue().waiting():
-        rounds += 1
-        assert rounds < 60
+    rounds, spare = 0, 180 // 50 + 2  # when nothing is added any more, each round takes fifty
+    while (is_growing := any(producer.poll() is None for producer in producers)) or open_queue().waiting():
+        rounds, spare = rounds + 1, spare - (not is_growing)
+        assert spare > 0
         dags = [{"dag_id": f"{name}_{rounds}", "limit": 25} for name in ("odd", "even")]
         tasks = [Task(nursery, emulator, "queues:draining", one, wire=wire, env=database.env) for one in dags]
         for task, process in [(task, task.start()) for task in tasks]:
@@ -410,6 +467,39 @@ def test_the_guide_runs_as_printed(
         database.age(hours=24 * days, column="submitted_at")
         database.execute(prune)
         assert len(open_queue().find("digest-4711")) == left
+
+
+def test_what_was_reused_is_found_as_the_guide_says(
+    emulator: Emulator, run_dag: Any, sqlite: Database, answers: Any
+) -> None:
+    @dag(schedule=None)
+    def reusing() -> None:
+        place = {"warehouse_conn_id": "warehouse", "table": "digests", "reuse_from": ("warehouse", "digests")}
+        claude_batch("digests", requests=open_queue().drain(), defaults=DEFAULTS, **place)
+
+    nights = []
+    for _ in range(2):
+        put("digest-4711")
+        nights.append(xcom(run_dag(reusing()), "digests.submit"))
+    assert nights[1]["reused"] == 1
+    assert open_queue().find("digest-4711")[0].submission == nights[1]["submission"]
+    assert answers.query("SELECT DISTINCT submission FROM digests") == [(nights[0]["submission"],)]
+    (select,) = re.findall(r"`(SELECT text FROM digests_current .*?)`", GUIDE, re.DOTALL)
+    assert len(answers.query(select)) == 1
+
+
+def test_the_guide_tells_how_to_take_out_what_stops_every_night(
+    emulator: Emulator, run_dag: Any, sqlite: Database, capfd: Any
+) -> None:
+    put("a")
+    open_queue().put("digest-4711", {**params("Hi"), "model": "claude-nonesuch"})
+    assert states(run_dag(draining("poisoned", on_invalid="skip"))) == {"submit": "failed"}
+    assert "Request 'digest-4711'" in capfd.readouterr().out
+    assert open_queue().waiting() == 2
+    (delete,) = re.findall(r"^DELETE FROM claude_queue WHERE custom_id .*?(?=;)", GUIDE, re.MULTILINE)
+    sqlite.execute(delete)
+    assert states(run_dag(draining("poisoned", on_invalid="skip"))) == {"submit": "success"}
+    assert found("a", "digest-4711") == {"a": ["submitted"], "digest-4711": []}
 
 
 def test_the_guide_names_every_column_and_every_call(sqlite: Database) -> None:

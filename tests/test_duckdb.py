@@ -103,6 +103,35 @@ def test_a_token_of_motherduck_stays_out_of_errors():
     assert said == "Cannot open 'md:mart?motherduck_token=***&x=1'"
 
 
+def newer(data, *, is_whole):
+    """Say that a later DuckDB wrote a file, and mend its checksum or not."""
+    word = data[8:12] + bytes([200]) + data[13:16]
+    factor = 0xBF58476D1CE4E5B9 if is_whole else 0
+    change = [int.from_bytes(one, "little") * factor % 2**64 for one in (data[8:16], word)]
+    checksum = int.from_bytes(data[:8], "little") ^ change[0] ^ change[1]
+    return checksum.to_bytes(8, "little") + word + data[16:]
+
+
+@pytest.mark.parametrize("kind", ["folder", "text", "broken", "newer"])
+def test_a_host_that_cannot_be_a_database_is_a_mistake(duckdb_file, monkeypatch, kind):
+    said = {
+        "folder": "is a folder: name a file in it.",
+        "text": "it is not a valid DuckDB database file.",
+        "broken": "Corrupt database file",
+        "newer": "version number 968",
+    }
+    path = duckdb_file.path.parent if kind == "folder" else duckdb_file.path
+    if kind == "text":
+        path.write_text("hello " * 1_000)
+    if kind in {"broken", "newer"}:
+        load(row())
+        path.write_bytes(newer(path.read_bytes(), is_whole=kind == "newer"))
+    set_connection(monkeypatch, "duckdb", host=path)
+    with pytest.raises(Misconfigured) as caught:
+        load(row())
+    assert said[kind] in str(caught.value)
+
+
 def test_the_users_own_memory_limit_is_left_alone(duckdb_file, monkeypatch):
     from airflow_provider_claude_batch.writers import duckdb
 

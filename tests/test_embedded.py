@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from threading import Event, Timer
 
 import pytest
 from loads import ids, row
@@ -34,13 +34,19 @@ HOLD = {
 def test_a_warehouse_that_another_process_holds_is_waited_for(warehouse, is_new):
     if not is_new:
         load(row(custom_id="old"))
-    code = f"import time; path = {str(warehouse.path)!r}; {HOLD[warehouse.kind]}; print('held', flush=True); "
-    command = [sys.executable, "-c", code + "time.sleep(1.5); con.commit(); con.close()"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+    code = f"path = {str(warehouse.path)!r}; {HOLD[warehouse.kind]}; print('held', flush=True); input(); "
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code + "con.commit(); con.close()"], **pipes) as holder:
         assert holder.stdout.readline() == "held\n"
-        started = datetime.now(UTC)
+        is_let_go = Event()
+
+        def let_go():
+            is_let_go.set()
+            print(file=holder.stdin, flush=True)
+
+        Timer(1.5, let_go).start()
         load(row(custom_id="new"))
-        assert datetime.now(UTC) - started > timedelta(seconds=0.8)
+        assert is_let_go.is_set()
     assert holder.returncode == 0
     assert ids(warehouse) == [("msgbatch_1", "new")]
 

@@ -79,7 +79,9 @@ def test_a_batch_row_holds_unusual_separators_raw_and_nul_escaped(sdk, emulator)
     requests = [{"custom_id": str(at), "params": params(f"Awkward {at}")} for at in range(300)]
     batch = sdk.messages.batches.create(requests=requests)
     emulator.advance(100)
-    content = httpx2.get(f"{emulator.base_url}/v1/messages/batches/{batch.id}/results", headers=HEADERS).content
+    content = httpx2.get(
+        f"{emulator.base_url}/v1/messages/batches/{batch.id}/results", headers=HEADERS, timeout=60
+    ).content
     assert content.count(b"\n") == 300
     assert "\u2028".encode() in content
     assert "\x85".encode() in content
@@ -123,7 +125,9 @@ def test_a_long_list_that_is_no_offer_is_answered_at_once(sdk, separator):
 prompts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(system=prompts, user=prompts, tool=prompts)
 def test_count_tokens_says_what_usage_says(sdk, system, user, tool):
     tools = [{"name": "look", "description": tool, "input_schema": {"type": "object"}}]
@@ -136,7 +140,7 @@ def test_count_tokens_says_what_usage_says(sdk, system, user, tool):
 
 def test_usage_has_the_shape_of_the_wire(emulator):
     body = params("Hello", inference_geo="us")
-    usage = httpx2.post(f"{emulator.base_url}/v1/messages", headers=HEADERS, json=body).json()["usage"]
+    usage = httpx2.post(f"{emulator.base_url}/v1/messages", headers=HEADERS, json=body, timeout=60).json()["usage"]
     assert usage == {
         "input_tokens": 2,
         "cache_creation_input_tokens": 0,
@@ -175,7 +179,7 @@ def test_rates_draw_outcomes_anew_for_each_batch_and_never_for_a_download():
     with Emulator(*(f"--rate={name}={share}" for name, share in RATES.items())) as emulator:
         emulator.clock(freeze=True)
         drawn = []
-        with httpx2.Client(base_url=f"{emulator.base_url}/v1/messages", headers=HEADERS) as http:
+        with httpx2.Client(base_url=f"{emulator.base_url}/v1/messages", headers=HEADERS, timeout=60) as http:
             for _ in range(2):
                 requests = [{"custom_id": f"r{at}", "params": params("Hi", max_tokens=100)} for at in range(500)]
                 batch_id = http.post("/batches", json={"requests": requests}).json()["id"]

@@ -97,7 +97,7 @@ def test_a_warmed_up_cache_is_read_by_every_row_of_the_next_batch(http, emulator
 def test_a_batch_that_takes_no_time_warms_up_the_next_one_of_the_same_moment():
     with (
         Emulator("--batch-seconds", "0") as emulator,
-        httpx2.Client(base_url=emulator.base_url, headers=HEADERS) as http,
+        httpx2.Client(base_url=emulator.base_url, headers=HEADERS, timeout=60) as http,
     ):
         emulator.clock(freeze=True)
         first, second = (batch_of(http, *[params(block(600, "5m"))] * count) for count in (1, 5))
@@ -333,7 +333,10 @@ def test_a_download_repeats_its_numbers_whatever_came_between(http, emulator):
 
 @pytest.mark.parametrize("downloads", [0, 1])
 def test_numbers_and_warmth_outlast_a_restart_before_and_after_a_first_download(downloads):
-    with Emulator(*EMULATOR) as emulator, httpx2.Client(base_url=emulator.base_url, headers=HEADERS) as http:
+    with (
+        Emulator(*EMULATOR) as emulator,
+        httpx2.Client(base_url=emulator.base_url, headers=HEADERS, timeout=60) as http,
+    ):
         emulator.clock(freeze=True)
         batch_id = batch_of(http, *[params(block(600, "1h"), user=f"Q {at}") for at in range(20)])
         emulator.advance(BATCH_SECONDS)
@@ -424,7 +427,9 @@ def test_a_null_is_no_breakpoint(http):
 sizes = st.lists(st.tuples(st.integers(0, 700), st.sampled_from([None, "5m"])), min_size=1, max_size=4)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(prompts=st.lists(sizes, min_size=1, max_size=5))
 def test_what_is_read_written_and_neither_is_the_whole_prompt(http, emulator, prompts):
     all_params = [params(*(block(*size) for size in prompt)) for prompt in prompts]

@@ -19,7 +19,7 @@ def _listed(process):
     """Twenty-five ids, newest first; the third oldest is deleted."""
     process.reset()
     process.clock(freeze=True)
-    with httpx2.Client(base_url=process.base_url, headers=HEADERS | {"x-api-key": "list-key"}) as http:
+    with httpx2.Client(base_url=process.base_url, headers=HEADERS | {"x-api-key": "list-key"}, timeout=60) as http:
         ids = [http.post(BATCHES, json={"requests": [REQUEST]}).json()["id"] for _ in range(26)]
         process.advance(60)
         http.delete(f"{BATCHES}/{ids.pop(2)}")
@@ -29,7 +29,9 @@ def _listed(process):
 ends = st.none() | st.integers(0, 24)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(limit=st.none() | st.integers(1, 30), after=ends, before=ends)
 def test_any_page_is_a_slice_of_the_list(listed, limit, after, before):
     http, ids = listed

@@ -217,7 +217,7 @@ def test_the_older_version_still_takes_the_removed_params(http, emulator):
 def test_removed_params_can_refuse_the_batch_or_nothing(switch):
     with Emulator("--removed-params", switch) as emulator:
         body = {"requests": [GOOD_ROW, {"custom_id": "b", "params": {**GOOD, "top_p": 1}}]}
-        with httpx2.Client(base_url=emulator.base_url, headers=HEADERS) as http:
+        with httpx2.Client(base_url=emulator.base_url, headers=HEADERS, timeout=60) as http:
             answer = http.post(BATCHES, json=body)
             if switch == "create":
                 assert answer.status_code == 400
@@ -249,7 +249,7 @@ params_like = st.fixed_dictionaries(
 @given(many=st.lists(params_like, min_size=20, max_size=40))
 def test_no_params_whatsoever_break_the_emulator(process, many):
     process.clock(freeze=True)
-    with httpx2.Client(base_url=process.base_url, headers=HEADERS) as http:
+    with httpx2.Client(base_url=process.base_url, headers=HEADERS, timeout=60) as http:
         requests = [{"custom_id": str(at), "params": params} for at, params in enumerate(many)]
         batch_id = http.post(BATCHES, json={"requests": requests}).json()["id"]
         process.advance(10)
@@ -298,7 +298,7 @@ def test_models_are_listed_in_pages_and_by_name(emulator):
     ],
 )
 def test_a_call_needs_a_key_in_either_header_and_a_version(emulator, headers, status, message):
-    answer = httpx2.get(f"{emulator.base_url}{BATCHES}", headers=headers)
+    answer = httpx2.get(f"{emulator.base_url}{BATCHES}", headers=headers, timeout=60)
     assert answer.status_code == status
     assert message is None or answer.json()["error"]["message"] == message
 

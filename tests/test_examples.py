@@ -83,7 +83,8 @@ def test_tickets_get_typed_columns_without_holding_a_worker(
     emulator: Any, run_dag: Any, answers: Any, capfd: Any
 ) -> None:
     emulator.fault("slow_batch", seconds=4)
-    run = run_dag(example("ticket_labels"))
+    with emulator.advancing(4, after="retrieve"):
+        run = run_dag(example("ticket_labels"))
     rounds = {f"labels.{name}_{n}" for name in ("submit", "wait", "load") for n in (2, 3)}
     assert {name for name, state in states(run).items() if state == "skipped"} == rounds
     assert {name for name, state in states(run).items() if state == "success"} == {

@@ -12,6 +12,7 @@ from airflow_provider_claude_batch.errors import ApiUnavailable, FateUnknown, Ta
 from airflow_provider_claude_batch.fate import Pause
 from airflow_provider_claude_batch.note import Notebook
 
+pytestmark = pytest.mark.usefixtures("stopped_clock")  # a batch runs until a test lets time pass, however slow we are
 LOST_ANSWERS = [
     {"fault": "status_after_accept", "status": 502},
     {"fault": "status_after_accept", "status": 409},
@@ -164,7 +165,7 @@ def test_results_without_a_readable_line_prove_nothing(
     assert isinstance(task.run(some_requests()), Pause)
     emulator.advance(3600)
     with monkeypatch.context() as unread:
-        unread.setattr(task.client, "results", lambda _: (line for line in [b"{", b"<html>"]))
+        unread.setattr(task.client, "results", lambda *_: (line for line in [b"{", b"<html>"]))
         assert isinstance(task.run(some_requests()), Pause)
     assert not isinstance(task.run(some_requests()), Pause)
     assert paid(emulator) == [3]

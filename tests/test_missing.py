@@ -380,7 +380,7 @@ def test_the_rows_of_skipped_requests_are_written_once_and_with_the_first_part(
     assert skipped_rows(answers) == [("x",)]
     assert (first[1].rows, first[0].reused) == (4, 5)
     assert (again[1].rows, again[0].reused, again[0].invalid) == (0, None, None)
-    part_1, part_2 = split(whole)
+    part_1, part_2 = split(whole, 1024)
     assert [tally.rows for _, tally in loader.load([part_2, part_2], writer)] == [1, 0]
     assert skipped_rows(answers) == [("x",)]
     assert [tally.rows for _, tally in loader.load([part_2, part_1], writer)] == [1, 3]

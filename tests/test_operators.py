@@ -15,6 +15,7 @@ from airflow_provider_claude_batch import (
     ClaudeBatchOperator,
     ClaudeBatchResultsOperator,
     ClaudeBatchSensor,
+    load,
 )
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.total import ClaudeBatchTotal
@@ -271,6 +272,7 @@ LOAD_MISTAKES = {
     "A DuckDB database in memory is gone with the task": {"warehouse_conn_id": "in_memory"},
     "/no/folder of connection 'no_folder' does not exist here": {"warehouse_conn_id": "no_folder"},
     "There is no writer for connections of type 'http'": {"warehouse_conn_id": "http"},
+    "There is no writer for connections of type 'generic': name one": {"warehouse_conn_id": "generic"},
     "is not the id of a Message Batch": {"batch": "batch-7"},
     "The API does not know batch msgbatch_gone": {"batch": "msgbatch_gone"},
 }
@@ -286,6 +288,7 @@ def test_a_mistake_of_a_load_is_one_clear_sentence(
         "IN_MEMORY": {"conn_type": "duckdb"},
         "NO_FOLDER": {"conn_type": "duckdb", "host": str(tmp_path / "no" / "folder" / "w.duckdb")},
         "HTTP": {"conn_type": "http", "host": "http://127.0.0.1:9"},
+        "GENERIC": {"conn_type": "generic", "host": "127.0.0.1"},
     }
     for name, value in connections.items():
         monkeypatch.setenv(f"AIRFLOW_CONN_{name}", json.dumps(value))

@@ -61,7 +61,7 @@ def test_the_filters_narrow_the_list(viewer: Any, history: History) -> None:
     assert names(viewer, state="loaded") == [past]
     assert names(viewer, model="claude-haiku-4-5") == [past]
     assert names(viewer, since=(NOW - timedelta(days=1)).date()) == [new]
-    assert names(viewer, until=(NOW - timedelta(days=1)).date()) == [past]
+    assert names(viewer, until=(NOW - timedelta(days=3)).date()) == [past]
     assert viewer.get(f"{PAGE}/submissions", params={"state": "odd"}).status_code == 422
 
 
@@ -73,6 +73,15 @@ def test_a_total_is_not_counted_again(viewer: Any, history: History) -> None:
     (only,) = listed(viewer)["submissions"]
     assert only["cost_usd"] == receipts["load"].cost_usd
     assert viewer.get(f"{PAGE}/charts").json()["totals"]["cost_usd"] == receipts["load"].cost_usd
+
+
+def test_answers_without_a_price_are_counted(viewer: Any, history: History) -> None:
+    from airflow_provider_claude_batch.receipt import replace
+
+    receipts = submission(1, NOW - 5 * HOUR)
+    write(history, ("nightly", {**receipts, "load": replace(receipts["load"], unpriced=7)}))
+    assert listed(viewer)["submissions"][0]["unpriced"] == 7
+    assert viewer.get(f"{PAGE}/charts").json()["totals"]["unpriced"] == 7
 
 
 def test_the_charts_are_of_thirty_days_and_those_of_a_run_are_of_all_of_it(viewer: Any, history: History) -> None:

@@ -15,9 +15,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Airflow's own applicatio
 EMULATOR = ("--batch-seconds", "3600")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the API as long as it takes, on a machine that is busy too."""
+    monkeypatch.setattr(live, "_PATIENCE", 60.0)
+
+
 def test_batches_that_run_are_asked_for_live_and_not_too_often(
-    viewer: Any, history: History, emulator: Emulator, sdk: Any
+    viewer: Any, history: History, emulator: Emulator, sdk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(live, "_FRESH", 600.0)
     params = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
     key = {"x-api-key": CONNECTION["password"]}
     batch = sdk.messages.batches.create(requests=[{"custom_id": "one", "params": params}], extra_headers=key)

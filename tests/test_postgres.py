@@ -23,6 +23,7 @@ from airflow_provider_claude_batch.writers.postgres import encode
 
 NAMES = [column.name for column in COLUMNS]
 SECRET = "what-the-model-answered"
+PATIENCE = 120  # with what comes at once where nothing else is done
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ class Load:
     def _rows(self):
         yield from (row(self._batch_ids[0], f"{SECRET}-{n}", text="x" * 1_000) for n in range(2_000))
         self.is_half_way.set()
-        assert self.goes_on.wait(20)
+        assert self.goes_on.wait(PATIENCE)
         yield row(self._batch_ids[0], "last")
 
 
@@ -208,7 +209,7 @@ def test_a_sample_does_not_wait_long_for_a_table_that_is_locked(database, monkey
 def test_a_reader_sees_the_old_rows_until_all_new_ones_are_there(database):
     load(row("one", "old"))
     with Load("one") as half:
-        assert half.is_half_way.wait(20)
+        assert half.is_half_way.wait(PATIENCE)
         for name in ("t", "t_latest"):
             assert ids(database, name) == [("one", "old")]
     assert len(ids(database)) == 2_001
@@ -217,7 +218,7 @@ def test_a_reader_sees_the_old_rows_until_all_new_ones_are_there(database):
 def test_loads_of_different_batches_do_not_wait_for_one_another(database):
     load(row("zero"))
     with Load("one", "two") as half:
-        assert half.is_half_way.wait(20)
+        assert half.is_half_way.wait(PATIENCE)
         load(row("three"), row("four"))
         load(row("five"), row("zero", "new"))
     assert len(ids(database, "t WHERE batch_id != 'one'")) == 4
@@ -231,17 +232,17 @@ def test_the_same_batch_loaded_twice_at_once_is_there_once(database, monkeypatch
     batches = ["b", "one", *(f"other-{n}" for n in range(others))]
     with ThreadPoolExecutor() as pool:
         with Load("one", "a") as half:
-            assert half.is_half_way.wait(20)
+            assert half.is_half_way.wait(PATIENCE)
             second = pool.submit(load, row("one", "second"), batches=batches)
             assert not wait([second], 0.2).done
-        second.result(20)
+        second.result(PATIENCE)
     assert ids(database) == [("one", "second"), ("zero", "a")]
 
 
 def test_a_batch_that_someone_holds_is_not_waited_for_beyond_the_users_own_limit(database, monkeypatch):
     load(row("one"))
     with Load("one") as half:
-        assert half.is_half_way.wait(20)
+        assert half.is_half_way.wait(PATIENCE)
         connect_to(database, monkeypatch, options="-c lock_timeout=50")
         assert "lock timeout" in sentence(WarehouseUnavailable, row("one"))
 
@@ -262,7 +263,7 @@ def test_columns_are_added_once_when_loads_race_for_them(database):
         one.typed = ("x",) * 30
     with ThreadPoolExecutor() as pool:
         for future in [pool.submit(load, one, columns=columns) for one in made]:
-            future.result(20)
+            future.result(PATIENCE)
     assert list(database.types("t_latest")) == [*NAMES, *(f"x{n}" for n in range(30))]
     assert database.query("SELECT count(*), count(x29) FROM t") == [(5, 4)]
 
@@ -360,6 +361,8 @@ def test_each_trouble_with_a_connection_is_one_clear_sentence(database, monkeypa
     for fields, said, kind in [
         ({"login": "nobody"}, 'role "nobody" does not exist', Misconfigured),
         ({"no_such_option": "1"}, 'invalid connection option "no_such_option"', Misconfigured),
+        ({"sslmode": "bogus"}, 'invalid sslmode value: "bogus"', Misconfigured),
+        ({"options": "-c no_such_setting=1"}, 'unrecognized configuration parameter "no_such_setting"', Misconfigured),
         ({"options": "-c statement_timeout=1"}, "statement timeout (QueryCanceled 57014)", WarehouseUnavailable),
         ({"options": "-c default_transaction_read_only=on"}, "read-only transaction", WarehouseUnavailable),
     ]:

@@ -1,6 +1,7 @@
 from datetime import date
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from airflow_provider_claude_batch.price import PRICES, Price, PriceList, dollars
@@ -196,6 +197,60 @@ def test_a_model_has_no_price_before_its_first_day():
     prices = PriceList((Price("new", "1", "2", "0.1", since=date(2027, 1, 1)),))
     assert prices.cost("new", Usage(1, 1), TODAY) is None
     assert prices.find("new", date(2027, 1, 1)) is not None
+
+
+GIVEN = """{
+    "claude-next-1": {"input": 3, "output": 15},
+    "claude-next-2": {"input": 0.1, "output": 0.7, "cache_read": 0.003, "geo_multiplier": false},
+    "claude-next-3": [
+        {"input": 1, "output": 2},
+        {"input": 2, "output": 4, "over": 100000},
+        {"input": 0.5, "output": 1, "since": "2026-11-01"}
+    ],
+    "claude-sonnet-5-5": {"input": 7, "output": 9}
+}"""
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "on", "live"),
+    [
+        ("claude-next-1", Usage(MILLION, MILLION), TODAY, "18"),
+        ("claude-next-1-20261201", Usage(MILLION), TODAY, "3"),
+        ("claude-next-1", Usage(cache_read_input_tokens=MILLION), TODAY, "0.3"),
+        ("claude-next-1", written(MILLION, MILLION), TODAY, "9.75"),
+        ("claude-next-1", Usage(MILLION, inference_geo="us"), TODAY, "3.3"),
+        ("claude-next-2", Usage(MILLION, MILLION, cache_read_input_tokens=MILLION, inference_geo="us"), TODAY, "0.803"),
+        ("claude-next-3", Usage(MILLION), TODAY, "0.5"),
+        ("claude-next-3", Usage(MILLION), date(2026, 10, 31), "2"),
+        ("claude-next-3", Usage(1_000), date(2026, 10, 31), "0.001"),
+        ("claude-sonnet-5-5", Usage(MILLION), TODAY, "7"),
+        ("claude-sonnet-5-5", Usage(cache_read_input_tokens=MILLION), TODAY, "0.7"),
+        ("claude-haiku-5-5", Usage(200_000), TODAY, "0.1"),
+        ("claude-haiku-5-5", Usage(100_000), TODAY, "0.01"),
+    ],
+)
+def test_given_prices_stand_in_the_place_of_ours(model, usage, on, live):
+    found = PRICES.with_given(GIVEN).cost(model, usage, on)
+    assert (found.live_cost_usd, found.cost_usd) == (Decimal(live), Decimal(live) / 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{", "truncated"),
+        ("[]", "Expected `object`, got `array`"),
+        ('{"m": 3}', "Expected `object | array`"),
+        ('{"m": {"input": 3}}', "missing required field `output`"),
+        ('{"m": {"input": 3, "output": 15, "cache": 1}}', "unknown field `cache`"),
+        ('{"m": {"input": -3, "output": 15}}', ">= 0.0"),
+        ('{"m": {"input": 3, "output": 1e9}}', "<= 1000.0"),
+        ('{"m": {"input": "3", "output": 15}}', "Expected `float`, got `str`"),
+        ('{"m": {"input": 3, "output": 15, "since": "soon"}}', "RFC3339"),
+    ],
+)
+def test_a_price_that_is_none_is_not_taken(given, said):
+    with pytest.raises(msgspec.DecodeError, match=said):
+        PRICES.with_given(given)
 
 
 def test_writes_without_a_lifetime_are_those_of_five_minutes():

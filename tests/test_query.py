@@ -201,7 +201,7 @@ def test_nothing_stays_open_when_the_reader_stops_early(postgres: str, monkeypat
 
 def ended(server: str, sessions: str) -> bool:
     """Wait, for a backend goes a moment after its client."""
-    return any(in_postgres(server, f"{sessions} AND pg_sleep(0.05) IS NOT NULL") == [(0,)] for _ in range(100))
+    return any(in_postgres(server, f"{sessions} AND pg_sleep(0.05) IS NOT NULL") == [(0,)] for _ in range(2_000))
 
 
 def test_each_trouble_with_postgres_is_one_clear_sentence(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.receipt import Part, Receipt
 from airflow_provider_claude_batch.request import Defaults
 from airflow_provider_claude_batch.retry import Retry
 
@@ -57,6 +59,15 @@ def test_too_many_ids_for_a_receipt_are_read_back_from_the_table():
     assert retry.used_tokens == {"a": None, "b": 9, "c": None}
 
 
+def test_a_table_that_has_lost_rows_is_no_quiet_skip():
+    receipt = loaded(retryable=1_003, batches=(Part("msgbatch_1"),), table="answers")
+    for left, gone in (([], "1,003"), ([("a", None, None)], "1,002")):
+        with pytest.raises(
+            Misconfigured, match=rf"^{gone} of 1,003 .* of batch msgbatch_1 .* answers .*: clear the load"
+        ):
+            Retry.of([receipt], lambda _, left=left: iter(left))
+
+
 def test_a_retry_carries_on_the_lineage_with_one_attempt_more():
     first = loaded("a", dag_id="d", run_id="r", submit_task="submit", map_index=4, attempt=1, table="t", conn_id="c")
     lineage = Retry.of([first, loaded("b", attempt=3)], never).lineage
@@ -83,6 +94,25 @@ def test_an_id_that_the_source_lost_is_an_error_after_all_others_were_seen():
 
 def test_an_id_that_stands_twice_is_sent_once():
     assert selected(Retry.of([loaded("a")], never), [raw("a"), raw("a")]) == ["a"]
+
+
+def test_of_two_that_share_an_id_the_one_is_tried_again_that_can_be_sent():
+    unfit = {"custom_id": "a", "params": {"messages": []}}
+    fit = raw("a", model="m", max_tokens=8, messages=[{"role": "user", "content": "x"}])
+    for source in ([unfit, fit], [fit, unfit], [unfit, unfit, fit, fit]):
+        assert list(Retry.of([loaded("a")], never).select(source, NO_DEFAULTS)) == [fit]
+    line = json.dumps(fit).encode()
+    assert list(Retry.of([loaded("a")], never).select([b"{", json.dumps(unfit).encode(), line], NO_DEFAULTS)) == [line]
+
+
+def test_what_cannot_be_sent_any_more_is_not_lost_but_told_why():
+    retry = Retry.of([loaded("a", "b")], never)
+    fit = raw("b", model="m", max_tokens=8, messages=[{"role": "user", "content": "x"}])
+    unfit = {"custom_id": "a", "params": {"messages": []}}
+    assert list(retry.select([unfit, fit], NO_DEFAULTS)) == [fit, unfit]
+    many = [{"custom_id": f"{n}", "params": {}} for n in range(1_000)]
+    retry = Retry.of([loaded(*(one["custom_id"] for one in many))], never)
+    assert sorted(selected(retry, many), key=int) == [one["custom_id"] for one in many]
 
 
 def test_of_several_rounds_the_newest_decides():

@@ -88,6 +88,27 @@ def test_what_each_model_cost_is_added_up_over_rounds() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("costs", "unpriced", "expected"),
+    [
+        ([1.0, 2.0], [0, 0], (3.0, 0)),
+        ([1.0, None], [0, 3], (1.0, 3)),
+        ([None, None], [2, 1], (None, 3)),
+        ([None, 0.0], [2, 0], (None, 2)),
+        ([0.0, 0.0], [0, 0], (0.0, 0)),
+        ([1.0, 2.0], [None, None], (3.0, 0)),
+    ],
+)
+def test_what_has_no_price_is_counted_over_rounds(costs: Any, unpriced: Any, expected: Any) -> None:
+    rounds = [
+        [replace(loaded(attempt=n + 1, **FAILED), cost_usd=cost, live_cost_usd=cost, saved_usd=cost, unpriced=count)]
+        for n, (cost, count) in enumerate(zip(costs, unpriced, strict=True))
+    ]
+    total = add_up(rounds)
+    assert (total.cost_usd, total.unpriced) == expected
+    assert total.cost_usd == total.live_cost_usd == total.saved_usd
+
+
 def test_models_beyond_twenty_are_one_over_rounds_too() -> None:
     first = {f"model-{n:02}": ModelTotal(rows=100 - n, cost_usd=1.0) for n in range(20)} | {
         "other": ModelTotal(rows=999)

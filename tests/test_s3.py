@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.s3, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.s3, pytest.mark.timeout(1_800)]
 ROOT = Path(__file__).parent.parent
 SECRET = "the-secret-key"
 LINES = ['{"custom_id": "a"}', '{"custom_id": "b"}']

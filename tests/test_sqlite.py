@@ -5,16 +5,17 @@ import subprocess
 import sys
 import textwrap
 from contextlib import closing
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 from loads import ids, row
 from loads import load_rows as load
-from warehouse import connect_warehouse
+from warehouse import connect_warehouse, set_connection
 
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
-from airflow_provider_claude_batch.row import COLUMNS
+from airflow_provider_claude_batch.row import COLUMNS, Column
 
 NAMES = [column.name for column in COLUMNS]
 
@@ -34,6 +35,24 @@ def test_money_is_text_that_adds_up(sqlite_file):
     load(row(cost_usd=Decimal("1E-12")), row("two", cost_usd=Decimal("0.3")))
     assert sqlite_file.query("SELECT cost_usd FROM t ORDER BY batch_id") == [("0.000000000001",), ("0.3",)]
     assert sqlite_file.query("SELECT sum(cost_usd) > 0.3 FROM t") == [(1,)]
+
+
+def test_moments_of_all_years_are_text_that_sorts(sqlite_file):
+    columns = [*COLUMNS, Column("due", "timestamp")]
+    dues = [datetime(year, 1, 2, 3, 4, 5, tzinfo=UTC) for year in (1, 999, 1000, 2026)]
+    load(*(row(custom_id=str(n), typed=(due,)) for n, due in enumerate(dues)), columns=columns)
+    assert sqlite_file.query("SELECT due, date(due) FROM t ORDER BY due") == [
+        (f"{year}-01-02 03:04:05.000000", f"{year}-01-02") for year in ("0001", "0999", "1000", "2026")
+    ]
+
+
+@pytest.mark.parametrize(("kind", "said"), [("folder", "is a folder: name a file"), ("text", "is not a database")])
+def test_a_host_that_cannot_be_a_database_is_a_mistake(sqlite_file, monkeypatch, kind, said):
+    sqlite_file.path.write_text("hello " * 1_000)
+    path = sqlite_file.path.parent if kind == "folder" else sqlite_file.path
+    set_connection(monkeypatch, "sqlite", host=path)
+    with pytest.raises(Misconfigured, match=said):
+        load(row())
 
 
 def test_a_type_in_small_letters_is_the_same_type(sqlite_file):

@@ -1,6 +1,6 @@
 """Submitting, try after try: what was paid is never paid again."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -21,6 +21,7 @@ from airflow_provider_claude_batch.errors import (
     SourceUnavailable,
 )
 from airflow_provider_claude_batch.fate import Pause
+from airflow_provider_claude_batch.receipt import replace
 
 REFUSED = {"status": 403, "type": "permission_error", "operation": "create"}
 
@@ -97,6 +98,51 @@ def test_a_retry_whose_source_changed_pays_nothing_and_says_so(task_instance: Ta
     with pytest.raises(Misconfigured, match="not those of the try before"):
         task_instance.run(list(reversed(some_requests(4))), shard_size=2)
     assert paid(emulator) == [2]
+
+
+@pytest.mark.parametrize("clears", [1, 0], ids=["cleared", "cleared while it ran, which is no clear for Airflow"])
+def test_a_retry_takes_up_its_batches_for_the_submission_that_is_there_now(
+    clears: int, task_instance: Task, emulator: Any
+) -> None:
+    task_instance.lineage = replace(task_instance.lineage, submission="sub_1", attempt=2)
+    old = task_instance.run(some_requests())
+    task_instance.clears += clears
+    task_instance.lineage = replace(task_instance.lineage, submission="sub_2", attempt=3)
+    new = task_instance.run(some_requests())
+    assert new == replace(old, submission="sub_2", attempt=3)
+    assert task_instance.published[-1] == task_instance.run(some_requests()) == new
+    assert paid(emulator) == [3]
+
+
+def test_a_retry_of_another_submission_may_be_of_other_requests(task_instance: Task, emulator: Any) -> None:
+    emulator.clock(freeze=True)
+    task_instance.lineage = replace(task_instance.lineage, submission="sub_1", attempt=2)
+    old = task_instance.run(some_requests())
+    task_instance.lineage = replace(task_instance.lineage, submission="sub_2")
+    assert task_instance.run(some_requests(2)).submission == "sub_2"
+    assert paid(emulator) == [3, 2]
+    assert cancelled(emulator) == list(old.batch_ids)
+
+
+def test_a_retry_that_was_sent_in_part_goes_on_for_the_submission_that_is_there_now(
+    task_instance: Task, emulator: Any
+) -> None:
+    emulator.clock(freeze=True)
+    emulator.faults(
+        {"fault": "drop_after_accept", "after": 1, "times": 1}, {"fault": "status", **REFUSED, "after": 2, "times": 1}
+    )
+    task_instance.lineage = replace(task_instance.lineage, submission="sub_1", attempt=2)
+    with pytest.raises(ApiRefused):
+        task_instance.run(some_requests(6), shard_size=2)
+    task_instance.clears += 1
+    task_instance.lineage = replace(task_instance.lineage, submission="sub_2")
+    receipt, pauses = task_instance.finish(some_requests(6), shard_size=2)
+    assert pauses
+    assert receipt is not None
+    assert receipt.submission == "sub_2"
+    assert paid(emulator) == [2, 2, 2]
+    assert [part.requests for part in receipt.batches] == [2, 2, 2]
+    assert cancelled(emulator) == []
 
 
 def test_equal_requests_of_two_tasks_are_told_apart_by_their_marks(client: Client, emulator: Any) -> None:
@@ -176,7 +222,8 @@ def test_neither_the_key_nor_a_prompt_is_in_the_log(emulator: Any, run_dag: Any,
 def test_a_submission_is_named_by_its_moment(task_instance: Task, emulator: Any) -> None:
     receipt = task_instance.run(some_requests())
     assert receipt is not None
-    assert receipt.submission.startswith(f"sub_{datetime.now(UTC):%Y%m%dT%H}")
+    moment = datetime.strptime(f"{receipt.submission.split('_')[1]}+0000", "%Y%m%dT%H%M%S%f%z")
+    assert abs(datetime.now(UTC) - moment) < timedelta(minutes=10)
 
 
 def test_a_half_sent_submission_whose_source_came_back_empty_is_no_quiet_skip(

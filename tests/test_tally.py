@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from loads import row
 
 from airflow_provider_claude_batch.receipt import INLINE_IDS, ModelTotal, Receipt, UsageTotal
+from airflow_provider_claude_batch.spending import told
 from airflow_provider_claude_batch.tally import Tally
 
 
@@ -69,6 +70,26 @@ def test_a_row_without_a_price_is_counted_and_adds_nothing():
     tally = tally_of([row(model="claude-nope", input_tokens=5), row(status="expired")])
     assert (tally.spent.unpriced, tally.spent.cost_usd) == (1, 0)
     assert tally.fill(Receipt("s")).usage.input_tokens == 5
+
+
+def test_without_a_single_price_the_cost_is_not_known():
+    receipt = filled([answer("a", cost=None), answer("a", cost=None), row(status="expired")])
+    assert (receipt.cost_usd, receipt.live_cost_usd, receipt.saved_usd, receipt.unpriced) == (None, None, None, 2)
+    assert told(receipt) == "not known"
+
+
+def test_with_some_prices_the_cost_is_what_is_known_at_least():
+    tally = tally_of([answer("b", cost=None), answer("a", cost="0.02"), answer("b", cost=None)])
+    receipt = tally.fill(Receipt("s"))
+    assert (receipt.cost_usd, receipt.live_cost_usd, receipt.saved_usd, receipt.unpriced) == (0.02, 0.04, 0.02, 2)
+    assert told(receipt) == "at least $0.02; live it would have been at least $0.04: at least $0.02 saved"
+    assert tally.unpriced_models == ["b"]
+
+
+def test_what_has_no_answer_costs_nothing_and_that_is_known():
+    receipt = filled([row(status="expired")])
+    assert (receipt.cost_usd, receipt.saved_usd, receipt.unpriced) == (0.0, 0.0, 0)
+    assert told(receipt) == "$0.00; live it would have been $0.00: $0.00 saved"
 
 
 def test_the_hit_rate_is_the_share_of_the_prompts_that_was_read_from_the_cache():
@@ -204,7 +225,8 @@ def test_the_models_add_up_to_the_receipt(rows):
         assert sum(getattr(total, name) for total in totals) == getattr(receipt.usage, name)
     for name in ("cost_usd", "live_cost_usd"):
         known = [cost for total in totals if (cost := getattr(total, name)) is not None]
-        assert sum(known) == pytest.approx(getattr(receipt, name), rel=0, abs=26 * 0.5e-06)
+        assert (getattr(receipt, name) is None) == (bool(rows) and not known)
+        assert sum(known) == pytest.approx(getattr(receipt, name) or 0.0, rel=0, abs=26 * 0.5e-06)
 
 
 def test_a_receipt_stays_a_few_kilobytes_whatever_was_answered():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import dag, task, task_group
+from airflow.sdk import DAG, dag, task, task_group
 from pydantic import BaseModel
 from runs import states, xcom
 from tries import DEFAULTS, some_requests
@@ -123,6 +123,23 @@ def test_truncated_answers_that_may_not_be_longer_are_left(emulator: Any, run_da
     assert total["retryable"] == found["succeeded", "truncated"]
 
 
+def test_of_two_requests_of_one_id_that_which_was_sent_is_sent_again(emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
+
+    @dag(schedule=None)
+    def twins() -> None:
+        unfit = {"custom_id": "r-1", "params": {"messages": []}}
+        given: dict[str, Any] = {"defaults": DEFAULTS, "on_invalid": "skip", **PLACE}
+        claude_batch("labels", requests=[unfit, *some_requests(3)], **given)
+
+    run = run_dag(twins())
+    assert run.state == "success"
+    total = xcom(run, "labels.total")
+    assert [part["requests"] for part in total["batches"]] == [3, 1]
+    assert (total["counts"], total["retryable"]) == ({"succeeded": 3, "errored": 1}, 0)
+    assert latest(answers) == {("succeeded", None): 3}
+
+
 def test_nothing_to_send_skips_all_of_it(emulator: Any, run_dag: Any, answers: Any, capfd: Any) -> None:
     run = run_dag(pipeline(count=0))
     assert run.state == "success"
@@ -214,6 +231,10 @@ class Label(BaseModel):
     label: str
 
 
+class Sized(BaseModel):
+    size: int
+
+
 def test_every_argument_reaches_its_task() -> None:
     given: dict[str, Any] = {
         "shard_size": 5,
@@ -234,6 +255,112 @@ def test_every_argument_reaches_its_task() -> None:
     assert submit.columns is made.get_task("labels.load_3").columns is Label
     assert (submit.conn_id, again.conn_id) == ("other", "other")
     assert {(one.retries, one.pool) for name, one in made.task_dict.items() if "." in name} == {(7, "claude")}
+
+
+@pytest.mark.parametrize("of_the_dag", [True, False])
+def test_what_all_tasks_take_by_default_reaches_the_tasks_of_the_group(of_the_dag: bool) -> None:
+    given = {
+        "conn_id": "claude_prod",
+        "columns": Label,
+        "defaults": {"model": "m", "max_tokens": 5},
+        "max_error_rate": 0.1,
+        "trigger_rule": "all_success",
+        "preflight": 3,
+        "reuse_from": ("warehouse", "answers"),
+    }
+    with DAG("by_default", schedule=None, default_args=given if of_the_dag else {}) as made:
+        own = {} if of_the_dag else {"default_args": given}
+        claude_batch("labels", requests=[], retry_defaults={"max_tokens": 9}, **PLACE, **own)
+    tasks = {name.removeprefix("labels."): one for name, one in made.task_dict.items()}
+    assert {tasks[name].conn_id for name in ("submit", "submit_2", "wait", "load_3")} == {"claude_prod"}
+    assert {tasks[name].columns for name in ("submit", "submit_3", "load", "load_2")} == {Label}
+    assert [tasks[name].defaults["max_tokens"] for name in ("submit", "submit_2", "submit_3")] == [5, 9, 9]
+    assert {tasks[name].defaults["model"] for name in ("submit", "submit_2")} == {"m"}
+    assert [tasks[name].max_error_rate for name in ("load", "load_2", "total")] == [None, None, 0.1]
+    assert [(tasks[name].preflight, tasks[name].reuse_from) for name in ("submit", "submit_2")] == [
+        (3, ("warehouse", "answers")),
+        (0, None),
+    ]
+    assert tasks["total"].trigger_rule == "none_failed"
+
+
+def test_what_is_given_to_the_group_comes_before_what_all_tasks_take_by_default() -> None:
+    by_default = {"conn_id": "a", "columns": Label, "max_error_rate": 0.1, "defaults": {"model": "m"}}
+    with DAG("given", schedule=None, default_args=by_default) as made:
+        given: dict[str, Any] = {"conn_id": "b", "columns": Sized, "max_error_rate": 0, "defaults": {"model": "n"}}
+        claude_batch("labels", requests=[], **given, **PLACE)
+    submit, again = made.get_task("labels.submit"), made.get_task("labels.submit_2")
+    assert (submit.conn_id, again.conn_id, submit.columns) == ("b", "b", Sized)
+    assert submit.defaults == again.defaults == {"model": "n"}
+    assert made.get_task("labels.total").max_error_rate == 0
+
+
+def test_defaults_may_come_from_a_task(emulator: Any, run_dag: Any, answers: Any) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
+
+    @dag(schedule=None)
+    def chosen() -> None:
+        @task
+        def choose() -> dict[str, Any]:
+            return DEFAULTS
+
+        claude_batch("labels", requests=some_requests(3), defaults=choose(), **PLACE)
+
+    run = run_dag(chosen())
+    assert xcom(run, "labels.total")["counts"] == {"succeeded": 3}
+    assert xcom(run, "labels.submit_2")["models"] == [DEFAULTS["model"]]
+
+
+def test_retry_defaults_over_defaults_that_come_from_a_task_are_refused() -> None:
+    with DAG("chosen", schedule=None):
+
+        @task
+        def choose() -> dict[str, Any]:
+            return DEFAULTS
+
+        with pytest.raises(Misconfigured, match="retry_defaults= goes over a dict, and defaults= is only known when"):
+            claude_batch("labels", requests=[], defaults=choose(), retry_defaults={"max_tokens": 9}, **PLACE)
+
+
+@pytest.mark.parametrize(
+    ("limits", "cut", "attempt"),
+    [
+        ([{}, 200], 100, 2),
+        ([200, {}, 300], 200, 3),
+        ([200, 200, 300], 200, 3),
+        ([50, 90, 100, 101], 100, 2),
+        ([{}, {}, 200], 100, 2),
+    ],
+)
+def test_a_round_that_would_come_too_late_for_truncated_answers_is_refused(
+    limits: list[Any], cut: int, attempt: int
+) -> None:
+    over = [{"max_tokens": one} if isinstance(one, int) else one for one in limits]
+    said = rf"what was cut at {cut} is not sent again by submit_{attempt},"
+    with pytest.raises(Misconfigured, match=said):
+        pipeline(defaults={"max_tokens": 100}, retry_defaults=over, rounds=len(over))
+
+
+@pytest.mark.parametrize(
+    ("limits", "rounds"), [([200, 300], 2), ([200, 300, {}], 3), ([{}, 200], 1), ([50, 90, 100], 3), ([], 2)]
+)
+def test_rounds_that_allow_more_and_more_are_taken(limits: list[Any], rounds: int) -> None:
+    over = [{"max_tokens": one} if isinstance(one, int) else one for one in limits]
+    assert pipeline(defaults={"max_tokens": 100}, retry_defaults=over, rounds=rounds)
+    assert pipeline(defaults={}, retry_defaults=[{}, {"max_tokens": 5}])  # each request says it itself
+
+
+def test_truncated_answers_get_more_room_round_by_round(emulator: Any, run_dag: Any, answers: Any) -> None:
+    short, limits = {**DEFAULTS, "max_tokens": 3}, [{"max_tokens": 4}, {"max_tokens": 512}]
+    run = run_dag(pipeline(defaults=short, retry_defaults=limits))
+    total = xcom(run, "labels.total")
+    assert (total["counts"], total["problems"], total["rounds"]) == ({"succeeded": 6}, {}, 3)
+
+
+def test_an_odd_number_of_rounds_is_refused() -> None:
+    for rounds in (-1, 1.5, "2"):
+        with pytest.raises(Misconfigured, match="rounds takes a whole number from 0 on"):
+            pipeline(rounds=rounds)
 
 
 def test_an_unknown_argument_is_refused_by_name() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from emulator import Emulator
 
-pytestmark = [pytest.mark.wheel, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.wheel, pytest.mark.timeout(1_800)]
 ROOT = Path(__file__).parent.parent
 
 

@@ -45,6 +45,7 @@ class Task:
         self.client, self.emulator, self.task_id = client, emulator, task_id
         self.store = Store() if remembers else None
         self.clears, self.other_clears, self.deployment = 0, 0, "here"
+        self.lineage = Receipt(submission="", dag_id="d", run_id="r", submit_task=task_id)
         self.published: list[Receipt] = []
 
     @property
@@ -58,7 +59,7 @@ class Task:
     def submission(self, notebook: Notebook, since: datetime | None = None, **limits: Any) -> Submission:
         defaults = limits.pop("defaults", DEFAULTS)
         order = Order(
-            receipt=Receipt(submission="", dag_id="d", run_id="r", submit_task=self.task_id),
+            receipt=self.lineage,
             deployment=self.deployment,
             task_instance=("d", "r", self.task_id, -1),
             clear=self.clear,
@@ -73,7 +74,8 @@ class Task:
         """Run one try up to its end, or to its next pause."""
         resumed = limits.pop("resumed", False)
         notebook = notebook or self.notebook()
-        return accepted(notebook, self.clear) or self.submission(notebook, **limits).run(requests, resumed=resumed)
+        done = accepted(notebook, self.clear, self.lineage)
+        return done or self.submission(notebook, **limits).run(requests, resumed=resumed)
 
     def finish(self, requests: Iterable[Any], **limits: Any) -> tuple[Receipt | None, list[Pause]]:
         """Run one try to its end; the emulator's clock passes over what it waits for."""

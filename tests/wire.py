@@ -41,7 +41,7 @@ class Hold:
 
     def wait(self) -> None:
         self.reached.set()
-        self._decided.wait(60)
+        self._decided.wait(300)
         if self._cut:
             raise Lost
 

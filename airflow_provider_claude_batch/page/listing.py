@@ -135,7 +135,7 @@ def show_round(one: Round, looks: Looks, now: datetime, *, whole: bool = False) 
 
 
 def _money(loaded: Any) -> dict[str, Any]:
-    names = ("cost_usd", "live_cost_usd", "saved_usd", "cache_hit_rate")
+    names = ("cost_usd", "live_cost_usd", "saved_usd", "unpriced", "cache_hit_rate")
     return {name: getattr(loaded, name, None) for name in names}
 
 

@@ -66,7 +66,7 @@ def _moments(receipt: Receipt) -> Iterator[datetime]:
 
 def _numbers(receipt: Receipt) -> Iterator[float]:
     yield receipt.requests
-    yield from (receipt.cost_usd or 0.0, receipt.live_cost_usd or 0.0)
+    yield from (receipt.cost_usd or 0.0, receipt.live_cost_usd or 0.0, receipt.unpriced or 0)
     yield from (part.requests or 0 for part in receipt.batches)
     yield from (receipt.counts or {}).values()
     yield from (receipt.problems or {}).values()

@@ -18,7 +18,7 @@ from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.chunk import chunks
 from airflow_provider_claude_batch.writers.sample import Sample
-from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, quote, refuse_missing_folder
+from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, quote, refuse_odd_path
 
 _CHUNK_ROWS = 1_000
 _CHUNK_CHARS = 4_000_000
@@ -57,6 +57,7 @@ _STAGED: dict[Kind, pa.DataType] = {
     "json": pa.large_string(),
 }
 _STAGED_ROWS = "claude_batch_staged_rows"
+_LASTING = re.compile(r"not a valid DuckDB database|Corrupt database|database file with [a-z ]*version")
 _TOKEN = re.compile(r"(motherduck_token=)[^\s&'\"]+")
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class DuckDBWriter:
             )
         self._is_file = not self._database.startswith("md:")
         if self._is_file:
-            refuse_missing_folder(self._database, hook.get_conn_id())
+            refuse_odd_path(self._database, hook.get_conn_id())
 
     def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
         """Replace the rows of the batches; a crash leaves the old rows or the new."""
@@ -165,7 +166,8 @@ class DuckDBWriter:
                 con.execute("SET python_enable_replacements = false")
                 yield con
         except duckdb.Error as error:
-            cls = Misconfigured if isinstance(error, _MISTAKES) else WarehouseUnavailable
+            is_lasting = isinstance(error, _MISTAKES) or _LASTING.search(str(error))
+            cls = Misconfigured if is_lasting else WarehouseUnavailable
             raise cls(f"DuckDB could not use connection {self._hook.get_conn_id()!r}: {_first_line(error)}.") from None
 
     def _connect(self, group_rows: int, *, is_to_read: bool) -> duckdb.DuckDBPyConnection:
@@ -264,4 +266,4 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, duckdb.ConversionException):
         return "a value does not fit its column"  # which DuckDB would quote
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return _TOKEN.sub(r"\1***", said)
+    return _TOKEN.sub(r"\1***", said).rstrip(".!")

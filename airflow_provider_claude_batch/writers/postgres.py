@@ -51,7 +51,10 @@ _ESCAPES = {
 _VIEWS = ("v", "m")
 _PASSING_STATES = ("08", "25", "40", "53", "55P", "55006", "57", "58", "HY", "XX")
 _STATES_WITHOUT_VALUES = ("0A", "23", "28", "3D", "3F", "42", "55", "2B")
-_REFUSALS = re.compile(r"authentication failed|does not exist|no pg_hba.conf entry|not permitted to log in")
+_REFUSALS = re.compile(
+    r"authentication failed|does not exist|no pg_hba.conf entry|not permitted to log in|"
+    r"invalid (\w+ )?value|invalid port|unrecognized configuration parameter"
+)
 
 
 class PostgresWriter:

@@ -13,7 +13,7 @@ from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavail
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.sample import Sample
-from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, refuse_missing_folder
+from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, refuse_odd_path
 
 _PATIENCE, _SHORT_PATIENCE = 600.0, 3.0
 _TYPES: dict[Kind, str] = {
@@ -39,7 +39,7 @@ class SQLiteWriter:
         if len(table.parts) > 1:
             raise Misconfigured(f"SQLite has no schemas: name the table {table.name}, not {table}.")
         if (path := hook.get_uri().removeprefix("sqlite:///").partition("?")[0]).startswith("/"):
-            refuse_missing_folder(path, hook.get_conn_id())
+            refuse_odd_path(path, hook.get_conn_id())
 
     def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
         """Replace the rows of the batches; a crash leaves the old rows or the new."""
@@ -141,7 +141,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
     if isinstance(value, date):
         return value.isoformat()
     return value

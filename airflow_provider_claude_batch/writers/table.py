@@ -175,8 +175,10 @@ class Statements:
         return f"SELECT {names} FROM (SELECT *, {ranked} FROM {self.table} WHERE {known}) AS ranked WHERE {_NTH} = 1"
 
 
-def refuse_missing_folder(database: str, conn_id: str) -> None:
+def refuse_odd_path(database: str, conn_id: str) -> None:
     """A file is created where it is missing, its folder is not: that would hide a path that is mistyped."""
+    if Path(database).is_dir():
+        raise Misconfigured(f"{database}, the host of connection {conn_id!r}, is a folder: name a file in it.")
     folder = Path(database).parent
     if not folder.is_dir():
         raise Misconfigured(

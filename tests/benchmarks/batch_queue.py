@@ -72,6 +72,8 @@ def measure(what: str, count: int, size: int) -> dict[str, float]:
                 queue.put(f"one-{n}", params)
         elif what == "put_all":
             queue.put_all(requests)
+        elif what == "begin":
+            queue.drain().begin(here)
         elif what == "settle":
             queue.drain().settle(here)
         elif what == "release":
@@ -90,7 +92,7 @@ def main(count: int, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("psycopg", "sqlite"):
             env = {**os.environ, **Database(kind, Path(folder)).env}
-            for what in ("fill", "put", "put_all", "claim", "again", "release", "claim", "settle"):
+            for what in ("fill", "put", "put_all", "claim", "again", "release", "claim", "begin", "settle"):
                 command = [sys.executable, __file__, "--measure", what, str(count), str(size)]
                 run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
                 took = json.loads(run.stdout.splitlines()[-1])

@@ -2,7 +2,7 @@
 import { Question } from "./api.js";
 import { h } from "./dom.js";
 import { figure } from "./figure.js";
-import { count, day, money, percent } from "./format.js";
+import { atLeast, count, day, money, percent } from "./format.js";
 import { trouble } from "./parts.js";
 import { durations, outcomes, spend } from "./plots.js";
 
@@ -131,7 +131,7 @@ export class Charts {
   }
 }
 
-function totals({ cost_usd, live_cost_usd, saved_usd, requests, batches }) {
+function totals({ cost_usd, live_cost_usd, saved_usd, unpriced, requests, batches }) {
   const share = live_cost_usd ? `${percent(saved_usd / live_cost_usd)} of ${money(live_cost_usd)} live` : null;
   const one = (name, label, value, shown, note) =>
     h(
@@ -143,7 +143,7 @@ function totals({ cost_usd, live_cost_usd, saved_usd, requests, batches }) {
   return h(
     "dl",
     { class: "totals" },
-    one("cost_usd", "Spent", cost_usd, money(cost_usd)),
+    one("cost_usd", "Spent", cost_usd, atLeast(cost_usd, unpriced)),
     one("saved_usd", "Saved", saved_usd, money(saved_usd), share),
     one("requests", "Requests", requests, count(requests)),
     one("batches", "Batches", batches, count(batches)),

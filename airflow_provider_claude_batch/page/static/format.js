@@ -19,6 +19,9 @@ export function money(value) {
   return (value && Math.abs(value) < 0.01 ? cents : dollars).format(value);
 }
 
+/** Some answers may be of a model whose price is not known. */
+export const atLeast = (value, unpriced) => `${unpriced && known(value) ? "≥ " : ""}${money(value)}`;
+
 export function percent(value) {
   if (!known(value)) return NONE;
   const shown = value > 0.1 && value < 0.99 ? Math.round(value * 100) : Math.round(value * 1000) / 10;

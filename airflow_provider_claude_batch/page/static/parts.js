@@ -1,6 +1,19 @@
 // The small pieces that the list and a submission's own page have in common.
 import { announce, h, s } from "./dom.js";
-import { about, between, count, duration, exact, left, moment, money, percent, since, words } from "./format.js";
+import {
+  about,
+  atLeast,
+  between,
+  count,
+  duration,
+  exact,
+  left,
+  moment,
+  money,
+  percent,
+  since,
+  words,
+} from "./format.js";
 import { dagPath, loginPath, runPath, taskPath } from "./place.js";
 
 export const OUTCOMES = [
@@ -118,14 +131,14 @@ export function times(submission) {
   ];
 }
 
-export function costs({ cost_usd, live_cost_usd, saved_usd, estimate_usd }) {
+export function costs({ cost_usd, live_cost_usd, saved_usd, estimate_usd, unpriced }) {
   if (cost_usd === null)
     return estimate_usd === null
       ? "–"
       : [h("div", { class: "muted" }, `≈ ${money(estimate_usd)}`), h("small", null, "estimate")];
   const share = live_cost_usd ? ` (${percent(saved_usd / live_cost_usd)})` : "";
   return [
-    h("div", null, money(cost_usd)),
+    h("div", null, atLeast(cost_usd, unpriced)),
     saved_usd !== null && h("small", { class: "saved" }, `saved ${money(saved_usd)}${share}`),
   ];
 }
