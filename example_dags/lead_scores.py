@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from airflow_provider_claude_batch import SqlRequests, claude_batch
 
-CREATE = "CREATE TABLE IF NOT EXISTS leads (lead_id TEXT, created_at TIMESTAMP, note TEXT, score INT, stage TEXT)"
+CREATE = "CREATE TABLE IF NOT EXISTS leads (lead_id TEXT, created_at TIMESTAMPTZ, note TEXT, score INT, stage TEXT)"
 OF_THE_HOUR = """SELECT lead_id, note FROM leads
 WHERE created_at >= '{{ data_interval_start }}' AND created_at < '{{ data_interval_end }}' ORDER BY lead_id"""
 WRITE_BACK = """UPDATE leads SET score = found.score, stage = found.stage FROM lead_scores_latest AS found

@@ -16,7 +16,7 @@ from warehouse import connect_warehouse
 from airflow_provider_claude_batch import claude_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Airflow's own application
-EMULATOR = ("--batch-seconds", "3600")
+EMULATOR = ("--batch-seconds", "0")
 
 
 def test_airflow_lists_the_page_in_its_three_places(viewer: Any) -> None:
@@ -151,7 +151,6 @@ def test_a_pipeline_on_the_page_is_as_in_its_table(
     fan_out: bool,
 ) -> None:
     warehouse = connect_warehouse("sqlite", tmp_path, monkeypatch)
-    emulator.clock(speed=3600)
     with DAG("nightly", schedule=None) as dag:
         requests = [
             {"custom_id": f"t-{n}", "params": {"messages": [{"role": "user", "content": "Hi"}]}} for n in range(9)
