@@ -33,8 +33,9 @@ def open_client(conn_id: str) -> "Client":
     """Build a client with the credentials of a connection."""
     from airflow_provider_claude_batch.client import Client, building
 
+    hook = _hook(conn_id)
     with building(conn_id):
-        return Client(_hook(conn_id).get_conn(), conn_id)
+        return Client(hook.get_conn(), conn_id)
 
 
 async def open_async_client(conn_id: str) -> "AsyncClient":
@@ -85,8 +86,7 @@ def _async_factory(conn_id: str) -> "Callable[[], Awaitable[AsyncClient]]":
     with _garbage_left_alone():
         from airflow_provider_claude_batch.client import AsyncClient, building
 
-        with building(conn_id):
-            hook = _hook(conn_id)
+        hook = _hook(conn_id)
 
     async def make() -> AsyncClient:
         with building(conn_id):

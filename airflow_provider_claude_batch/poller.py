@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_claude_batch import connection, metrics
 from airflow_provider_claude_batch.batch import Batch
-from airflow_provider_claude_batch.errors import ApiRefused, ClaudeBatchError
-from airflow_provider_claude_batch.roll_call import Answer, Ask, AskForPage, Roll
-from airflow_provider_claude_batch.watch import Ending, Look, Wait
+from airflow_provider_claude_batch.errors import ClaudeBatchError
+from airflow_provider_claude_batch.roll_call import Roll
+from airflow_provider_claude_batch.watch import Ending, Look, Wait, seconds_asked_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ class Poller:
         self._roll = Roll()
         self._client: AsyncClient | None = None
         self._sooner = asyncio.Event()
-        self._calls = 0
+        self._not_before = 0.0
         # A context of its own: what is logged here belongs to no one task.
         self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
 
@@ -114,16 +114,16 @@ class Poller:
                 seat.tell(error)
         finally:
             self._close_the_door()
-            if self._client is not None:
-                await self._client.close()
+            metrics.count_waiting(self._conn_id, 0)
+            await self._close()
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait for the next tick; who joins meanwhile waits no longer than its own interval."""
+        """Wait for the next tick; who joins meanwhile waits no longer than its own interval, or than the API wants."""
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
         while True:
             soonest = min((seat.watch.interval for seat in self._seats if not seat.looks), default=seconds)
-            due = min(due, loop.time() + soonest)
+            due = max(self._not_before, min(due, loop.time() + soonest))
             self._sooner.clear()
             try:
                 await asyncio.wait_for(self._sooner.wait(), due - loop.time())
@@ -131,10 +131,22 @@ class Poller:
                 return
 
     async def _tick(self) -> float:
-        seats, self._calls = list(self._seats), 0
-        looks = await self._look(seats)
-        errors = sum(not isinstance(look, Batch) for look in looks.values())
-        metrics.count_poll(self._conn_id, waiting=len(looks), calls=self._calls, errors=errors)
+        seats, self._roll.asked = list(self._seats), 0
+        looks: dict[str, Look]
+        try:
+            looks = await self._look(await self._open(), seats)
+        except ClaudeBatchError as error:
+            looks = dict.fromkeys(_waited_for(seats), error)
+        if not all(isinstance(look, Batch) for look in looks.values()):
+            await self._close()  # the connection may be mended by then: the next tick reads it again
+        self._not_before = asyncio.get_running_loop().time() + seconds_asked_for(looks)
+        seconds = await self._judge(seats, looks)
+        metrics.count_poll(self._conn_id, calls=self._roll.asked, looks=looks.values())
+        metrics.count_waiting(self._conn_id, len(_waited_for(self._seats)))
+        return seconds
+
+    async def _judge(self, seats: list[Seat], looks: dict[str, Look]) -> float:
+        """Let every seat judge, and return after how many seconds the first of them wants to look again."""
         now, seconds = datetime.now(UTC), []
         for number, seat in enumerate(seats, 1):
             if number % _JUDGED_AT_ONCE == 0:
@@ -146,41 +158,21 @@ class Poller:
                 seconds.append(again)
         return min(seconds, default=FIRST_TICK)
 
-    async def _look(self, seats: list[Seat]) -> dict[str, Look]:
+    async def _look(self, client: "AsyncClient", seats: list[Seat]) -> dict[str, Look]:
         """Ask how all batches stand; cancel those that are to be cancelled."""
-        ids = dict.fromkeys(batch_id for seat in seats for batch_id in seat.watch.waiting)
         known = {batch.id: batch.created_at for seat in seats for batch in seat.watch.batches.values()}
-        call = self._roll.call(ids.keys(), known, datetime.now(UTC))
+        call = self._roll.call(_waited_for(seats), known, datetime.now(UTC))
         try:
             ask = next(call)
             while True:
-                ask = call.send(await self._ask(ask))
+                ask = call.send(await client.answer(ask))
         except StopIteration as over:
             looks: dict[str, Look] = over.value
-        for batch_id in dict.fromkeys(i for seat in seats if seat.watch.cancelling for i in seat.watch.waiting):
+        for batch_id in _waited_for(seat for seat in seats if seat.watch.cancelling):
             look = looks[batch_id]
             if isinstance(look, Batch) and look.processing_status == "in_progress":
-                looks[batch_id] = await self._cancel(batch_id)
+                looks[batch_id] = await _cancelled(client, batch_id)
         return looks
-
-    async def _ask(self, ask: Ask) -> Answer:
-        self._calls += 1
-        try:
-            client = await self._open()
-            if isinstance(ask, AskForPage):
-                return await client.page(ask.after_id)
-            return await client.look(ask.id)
-        except ApiRefused as error:
-            await self._close()  # the key may have been changed: the next call reads the connection again
-            return error
-        except ClaudeBatchError as error:
-            return error
-
-    async def _cancel(self, batch_id: str) -> Look:
-        try:
-            return await (await self._open()).cancel(batch_id)
-        except ClaudeBatchError as error:
-            return error
 
     async def _open(self) -> "AsyncClient":
         if self._client is None:
@@ -191,6 +183,17 @@ class Poller:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+def _waited_for(seats: Iterable[Seat]) -> Collection[str]:
+    return dict.fromkeys(batch_id for seat in seats for batch_id in seat.watch.waiting).keys()
+
+
+async def _cancelled(client: "AsyncClient", batch_id: str) -> Look:
+    try:
+        return await client.cancel(batch_id)
+    except ClaudeBatchError as error:
+        return error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from airflow_provider_claude_batch.batch import Batch, Page
-from airflow_provider_claude_batch.errors import ClaudeBatchError
+from airflow_provider_claude_batch.errors import ClaudeBatchError, NotPermitted
 from airflow_provider_claude_batch.watch import Look
 
 _LONGEST_LIFE = timedelta(hours=26)
@@ -33,17 +33,22 @@ class Roll:
     """Remember what makes the next roll call cheap: when batches were made, and how many pages it took."""
 
     def __init__(self) -> None:
+        self.asked = 0
         self._pages = 1
 
     def call(self, ids: Collection[str], known: Mapping[str, datetime], now: datetime) -> RollCall:
         """Yield what to ask, take the answers, and return how each batch was seen."""
+        self.asked = 0
         found: dict[str, Look] = {}
         if len(ids) > self._pages:
             found = yield from self._list(frozenset(ids), _horizon(ids, known, now))
+        answer: Answer | None = None
         for batch_id in ids:
             if batch_id not in found:
-                answer = yield AskForBatch(batch_id)
-                assert not isinstance(answer, Page)
+                if not isinstance(answer, NotPermitted):  # that is said of the key, not of a batch
+                    self.asked += 1
+                    answer = yield AskForBatch(batch_id)
+                assert not isinstance(answer, Page | None)
                 found[batch_id] = answer
         return found
 
@@ -61,11 +66,17 @@ class Roll:
                 return looks
 
     def _list(self, ids: frozenset[str], horizon: datetime) -> RollCall:
-        """Go from page to page until all are found, or are older than the page; an error is the answer for all."""
+        """Go from page to page until all are found, or are older than the page; an error is the answer for all.
+
+        A key that may not list may ask for each batch all the same.
+        """
         found: dict[str, Look] = {}
         after_id, pages = None, 0
         while len(found) < len(ids):
+            self.asked += 1
             page = yield AskForPage(after_id)
+            if isinstance(page, NotPermitted):
+                return found
             if isinstance(page, ClaudeBatchError):
                 return {batch_id: found.get(batch_id, page) for batch_id in ids}
             assert isinstance(page, Page)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -71,15 +72,15 @@ class ClaudeBatchSensor(BaseSensorOperator):
     @final_errors
     def execute(self, context: "Context") -> Any:
         """Look once; then leave the wait to the triggerer, unless it is over already."""
-        receipts = receipt.read(open_argument(self.batch, context))
-        if not receipts:
-            raise AirflowSkipException("There is nothing to wait for: no batch was given.")
         with self._lenience():
+            receipts = receipt.read(open_argument(self.batch, context))
+            if not receipts:
+                raise AirflowSkipException("There is nothing to wait for: no batch was given.")
             conn_id = receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)
             watch = self._watch(tuple(batch_id for one in receipts for batch_id in one.batch_ids))
             self._watching = conn_id, watch
             with connection.open_client(conn_id) as client:
-                verdict, looks = self._wait(watch, client)
+                verdict, looks = self._wait(conn_id, watch, client)
         if isinstance(verdict, Wait):
             return self.defer(trigger=self._trigger(conn_id, watch), method_name="resume")
         return self._finish(context, Finding(verdict, watch.batches, looks, datetime.now(UTC)))
@@ -89,14 +90,14 @@ class ClaudeBatchSensor(BaseSensorOperator):
         """Take over from the trigger."""
         return self._finish(context, Finding.of_event(event))
 
-    def _wait(self, watch: Watch, client: "Client") -> tuple[Ending | Wait, int]:
+    def _wait(self, conn_id: str, watch: Watch, client: "Client") -> tuple[Ending | Wait, int]:
         """Look once, or on and on where the worker is to be held."""
-        roll, looks = Roll(), 1
-        verdict = self._look(watch, client, roll)
+        look, looks = partial(self._look, conn_id, watch, client, Roll()), 1
+        verdict = look()
         self._tell_beginning(watch)
         while isinstance(verdict, Wait) and not self.deferrable:
             time.sleep(verdict.seconds)
-            verdict, looks = self._look(watch, client, roll), looks + 1
+            verdict, looks = look(), looks + 1
         return verdict, looks
 
     def on_kill(self) -> None:
@@ -113,9 +114,12 @@ class ClaudeBatchSensor(BaseSensorOperator):
         cancel = self.on_timeout == "cancel"
         return Watch(batch_ids, interval=self.poke_interval, deadline=deadline, cancel_at_deadline=cancel)
 
-    def _look(self, watch: Watch, client: "Client", roll: Roll) -> Ending | Wait:
+    def _look(self, conn_id: str, watch: Watch, client: "Client", roll: Roll) -> Ending | Wait:
         known = {batch.id: batch.created_at for batch in watch.batches.values()}
         looks = roll.drive(watch.waiting, known, client.answer)
+        metrics.count_poll(conn_id, calls=roll.asked, looks=looks.values())
+        if mistake := next((look for look in looks.values() if isinstance(look, Misconfigured)), None):
+            raise mistake
         if watch.cancelling:
             running = [look for look in looks.values() if isinstance(look, Batch)]
             looks |= {one.id: _cancelled(one, client) for one in running if one.processing_status == "in_progress"}
@@ -129,7 +133,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
             batch_ids=list(watch.batch_ids),
             conn_id=conn_id,
             interval=watch.interval,
-            deadline=watch.deadline.isoformat() if watch.deadline else None,
+            deadline=watch.due(datetime.now(UTC)).isoformat(),
             on_timeout=self.on_timeout,
             cancel_on_kill=self.cancel_on_kill,
         )
@@ -153,7 +157,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
             if found.ending.why is Why.REFUSED:
                 raise ApiRefused(found.ending.message)
             if found.ending.why is Why.TIMEOUT:
-                raise WaitTimeout(f"{found.ending.message}. Nothing was cancelled: clear this task to go on waiting.")
+                raise WaitTimeout(found.ending.message)
         value = open_argument(self.batch, context)
         receipts = receipt.read(value)
         conn_id = receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)

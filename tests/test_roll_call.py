@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_claude_batch.batch import Batch, Counts, Page
-from airflow_provider_claude_batch.errors import ApiUnavailable, BatchGone
-from airflow_provider_claude_batch.roll_call import AskForPage, Roll
+from airflow_provider_claude_batch.errors import ApiUnavailable, BatchGone, NotPermitted
+from airflow_provider_claude_batch.roll_call import AskForBatch, AskForPage, Roll
 
 NOW = datetime.now(UTC)
 DOWN = ApiUnavailable("The API answered 503.")
+NO = NotPermitted("The API refused (403).")
 
 
 def batch(number: int, minutes_ago: float) -> Batch:
@@ -28,11 +29,14 @@ class Api:
         self.known = {one.id: one for one in (*batches, *unlisted)}
         self.page, self.asked = page, []
         self.down_after: int | None = None
+        self.refuses: tuple[type, ...] = ()
 
     def __call__(self, ask: Any) -> Any:
         self.asked.append(ask)
         if self.down_after is not None and len(self.asked) > self.down_after:
             return DOWN
+        if isinstance(ask, self.refuses):
+            return NO
         if not isinstance(ask, AskForPage):
             return self.known.get(ask.id, BatchGone(f"The API does not know batch {ask.id}."))
         ids = [one.id for one in self.listed]
@@ -97,6 +101,22 @@ def test_an_error_is_the_answer_for_all_that_were_not_found(after: int) -> None:
     assert looks["b8"] is DOWN
     assert (looks["b0"] is DOWN) is (after == 0)
     assert len(api.asked) == after + 1
+
+
+def test_a_key_that_may_not_list_asks_for_each_batch() -> None:
+    api, roll = Api([batch(n, n) for n in range(9)]), Roll()
+    api.refuses = (AskForPage,)
+    looks = roll.drive(["b0", "b8", "b99"], {}, api)
+    assert (looks["b0"], looks["b8"]) == (api.known["b0"], api.known["b8"])
+    assert isinstance(looks["b99"], BatchGone)
+    assert (api.pages, len(api.asked), roll.asked) == (1, 4, 4)
+
+
+def test_a_key_that_may_neither_list_nor_get_is_refused_twice_and_no_more() -> None:
+    api = Api([batch(n, n) for n in range(9)])
+    api.refuses = (AskForPage, AskForBatch)
+    assert Roll().drive([f"b{n}" for n in range(9)], {}, api) == {f"b{n}": NO for n in range(9)}
+    assert len(api.asked) == 2
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,21 +1,30 @@
 """ClaudeBatchSensor: the deferred wait, the wait on a worker, and their endings."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from airflow.sdk import dag
+from airflow.sdk.exceptions import TaskDeferred
 from emulator import CONNECTION
 from runs import states, xcom
 from test_operators import DEFAULTS, some_requests, submit_dag
 
-from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchSensor
+from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchSensor, metrics, watch
 from airflow_provider_claude_batch.errors import Misconfigured
+
+
+def deferred(**arguments: Any) -> Any:
+    """Return the trigger that a sensor leaves its wait to."""
+    with pytest.raises(TaskDeferred) as left:
+        ClaudeBatchSensor(task_id="wait", **arguments).execute({})
+    return left.value.trigger
 
 
 @pytest.fixture
 def receipt(emulator: Any, run_dag: Any) -> dict[str, Any]:
-    """A batch that runs for three seconds."""
+    """A batch that runs for three seconds of a clock that stands still."""
     emulator.clock(freeze=True)
     return xcom(run_dag(submit_dag(requests=some_requests())), "submit")
 
@@ -31,8 +40,8 @@ def wait_dag(batch: Any, **arguments: Any) -> Any:
 def test_a_deferred_wait_adds_what_became_of_each_batch(
     receipt: dict[str, Any], emulator: Any, run_dag: Any, capfd: Any
 ) -> None:
-    emulator.clock(freeze=False, speed=1)
-    run = run_dag(wait_dag(receipt, poke_interval=5))
+    with emulator.advancing(3, after="retrieve"):
+        run = run_dag(wait_dag(receipt, poke_interval=5))
     seen = xcom(run, "wait")
     assert run.state == "success"
     assert "DEFERRED" in capfd.readouterr().out
@@ -53,10 +62,11 @@ def test_a_batch_that_has_ended_needs_no_deferral(
 
 
 def test_a_wait_on_a_worker_ends_the_same(receipt: dict[str, Any], emulator: Any, run_dag: Any, capfd: Any) -> None:
-    emulator.clock(freeze=False, speed=1)
-    run = run_dag(wait_dag(receipt, deferrable=False, poke_interval=1))
+    with emulator.advancing(3, after="retrieve"):
+        run = run_dag(wait_dag(receipt, deferrable=False, poke_interval=1))
     assert run.state == "success"
     assert "DEFERRED" not in capfd.readouterr().out
+    assert len(emulator.journal(operation="retrieve")) > 1
     assert xcom(run, "wait")["batches"][0]["counts"]["succeeded"] == 3
 
 
@@ -152,6 +162,78 @@ def test_a_lenient_sensor_is_skipped_at_its_deadline(
     assert states(run) == {"wait": "skipped"}
 
 
+@pytest.mark.parametrize("batch", ["mistyped", {"v": 2}, 7])
+def test_a_sensor_that_never_fails_is_skipped_at_a_mistake_in_its_argument_too(
+    batch: Any, emulator: Any, run_dag: Any
+) -> None:
+    assert states(run_dag(wait_dag(batch, never_fail=True))) == {"wait": "skipped"}
+    assert states(run_dag(wait_dag(batch, soft_fail=True))) == {"wait": "failed"}
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+@pytest.mark.parametrize(
+    ("connection", "cause"),
+    [({"password": ""}, "has no API key: put one"), ({"host": "localhost:1"}, "is no address: write it with http://")],
+)
+def test_a_connection_that_cannot_work_fails_at_once(
+    connection: dict[str, str],
+    cause: str,
+    deferrable: bool,
+    receipt: dict[str, Any],
+    emulator: Any,
+    run_dag: Any,
+    monkeypatch: Any,
+    capfd: Any,
+) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    broken = json.dumps({**CONNECTION, "host": emulator.base_url, **connection})
+    monkeypatch.setenv("AIRFLOW_CONN_ANTHROPIC_DEFAULT", broken)
+    assert run_dag(wait_dag(receipt, deferrable=deferrable, timeout=10)).state == "failed"
+    said = capfd.readouterr().out
+    assert cause in said
+    assert "DEFERRED" not in said
+    assert "Asking again" not in said
+
+
+def test_the_wait_that_is_left_to_the_triggerer_has_its_deadline(receipt: dict[str, Any], emulator: Any) -> None:
+    """However often a triggerer begins it anew, and whether or not it sees the batch."""
+    batch = receipt["batches"][0]["id"]
+    seen = deferred(batch=[batch, receipt])
+    created = datetime.fromisoformat(emulator.clock()["now"])
+    assert seen.batch_ids == [batch]
+    assert abs(datetime.fromisoformat(seen.deadline) - created - timedelta(hours=25)) < timedelta(minutes=5)
+    emulator.fault("status", status=503, operation="retrieve", times=1)
+    unseen = deferred(batch=batch)
+    assert abs(datetime.fromisoformat(unseen.deadline) - datetime.now(UTC) - timedelta(hours=25)) < timedelta(minutes=5)
+
+
+def test_a_cancel_that_leads_nowhere_is_said_to_have_failed(
+    receipt: dict[str, Any], emulator: Any, run_dag: Any, capfd: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(watch, "GRACE", timedelta(seconds=1))
+    emulator.fault("status", status=403, operation="cancel", times=-1)
+    arguments = {"timeout": 1, "on_timeout": "cancel", "deferrable": False, "poke_interval": 5}
+    assert run_dag(wait_dag(receipt, **arguments)).state == "failed"
+    said = capfd.readouterr().out
+    assert "What still runs is to be cancelled" in said
+    assert "None of these could be cancelled" in said
+    assert "The last trouble was: The API refused (403)" in said
+    assert "Nothing was cancelled" not in said
+
+
+def test_a_wait_on_a_worker_counts_its_polls(
+    receipt: dict[str, Any], emulator: Any, run_dag: Any, monkeypatch: Any
+) -> None:
+    counted: list[tuple[str, int]] = []
+    monkeypatch.setattr(metrics.Stats, "incr", lambda name, count=1, **_: counted.append((name, count)))
+    emulator.fault("status", status=529, operation="retrieve", times=1)
+    emulator.advance(3600)
+    assert run_dag(wait_dag(receipt, deferrable=False, poke_interval=5)).state == "success"
+    polls, errors = [f"claude_batch.{name}" for name in ("polls", "poll_errors")]
+    assert [one for one in counted if one[0] in {polls, errors}] == [(polls, 1), (errors, 1), (polls, 1)]
+
+
 def test_a_soft_fail_does_not_hide_a_mistake(receipt: dict[str, Any], run_dag: Any) -> None:
     assert states(run_dag(wait_dag(receipt, conn_id="nowhere", soft_fail=True))) == {"wait": "failed"}
 
@@ -161,15 +243,15 @@ def test_airflows_own_timeout_does_not_strike(receipt: dict[str, Any], emulator:
     def one_wait() -> None:
         ClaudeBatchSensor(task_id="wait", batch=receipt, deferrable=False, on_timeout="cancel")
 
-    emulator.clock(freeze=False, speed=1)
-    run = run_dag(one_wait())
+    with emulator.advancing(3, after="cancel"):
+        run = run_dag(one_wait())
     assert run.state == "success"
     assert len(emulator.journal(operation="cancel")) == 1
 
 
 def test_a_wait_on_a_worker_keeps_the_pace_of_the_watch(receipt: dict[str, Any], emulator: Any, run_dag: Any) -> None:
-    emulator.clock(freeze=False, speed=1)
-    run = run_dag(wait_dag(receipt, deferrable=False, poke_interval=0.2))
+    with emulator.advancing(3, after="retrieve"):
+        run = run_dag(wait_dag(receipt, deferrable=False, poke_interval=0.2))
     assert run.state == "success"
     assert len(emulator.journal(operation="retrieve")) == 2
 
