@@ -111,7 +111,7 @@ class Drain(ResolveMixin):
         table, owner = self._open(), _owner(place)
         if is_new and (submission := table.submission(owner)):
             raise Misconfigured(
-                f"A run of this name has sent requests of the queue {self.table} before, all or some of them, as "
+                f"A run of this name has sent, or was about to send, requests of the queue {self.table} before, as "
                 f"{submission}, and was deleted: nothing was sent again. What waits is taken by a run of another name."
             )
         claimed = table.claim(owner, self.limit)
@@ -181,7 +181,7 @@ def _give_back(drain: Drain, place: Receipt, notebook: Notebook) -> None:
     """Do it as a best effort: what fails now must not hide why the task failed."""
     try:
         if notebook.has_sent_nothing():
-            drain.give_back(place, is_new=notebook.read() is None)
+            drain.give_back(place, is_new=notebook.is_new)
     except Exception as error:  # noqa: BLE001 - a best effort
         log.warning("What was claimed of the queue %s stays claimed until this task is cleared. %s", drain.table, error)
 

@@ -170,8 +170,11 @@ class Client:
 
     def _path(self, url: str) -> str:
         """Take the path of an address alone, as our own host knows it: the key goes nowhere else."""
-        path = httpx2.URL(url).raw_path.partition(b"?")[0]
-        return "/" + path.removeprefix(self._sdk.base_url.raw_path).lstrip(b"/").decode()
+        told, base = httpx2.URL(url), self._sdk.base_url
+        path = told.raw_path.partition(b"?")[0]
+        rest = path.removeprefix(base.raw_path)  # of a gateway, which may have put its own path in front, or not
+        is_behind = told.host == base.host or rest.startswith(b"v1/")
+        return "/" + (rest if is_behind else path).lstrip(b"/").decode()
 
     def _stopping(self, body: Iterable[bytes], until: datetime) -> Iterator[bytes]:
         for chunk in body:

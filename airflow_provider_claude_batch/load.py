@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Roster = Callable[[Receipt, Part], list[str]]
 
 _PAUSES = tuple(2.0**n / 4 for n in range(8))  # a minute in all: at times the API does not know what it has
+_FEW = 3
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Loader:
         return [(tally.fill(receipt), tally) for receipt, tally in zip(receipts, tallies, strict=True)]
 
     def _ended(self, part: Part) -> Batch:
-        batch = self._retrieve(part.id)
+        batch = self._retrieve(part)
         if not batch.ended:
             raise ApiUnavailable(
                 f"Batch {part.id} is still {batch.processing_status}: load what a sensor has waited for."
@@ -79,14 +80,15 @@ class Loader:
             )
         return batch
 
-    def _retrieve(self, batch_id: str) -> Batch:
-        for pause in _PAUSES:
+    def _retrieve(self, part: Part) -> Batch:
+        """Wait where the API does not know what it has taken; a bare id may be a slip of a pen."""
+        for pause in _PAUSES if part.total else _PAUSES[:_FEW]:
             try:
-                return self._client.retrieve(batch_id)
+                return self._client.retrieve(part.id)
             except (ApiUnavailable, BatchGone) as error:
                 log.warning("Asking again in %g s. %s", pause, error)
                 time.sleep(pause)
-        return self._client.retrieve(batch_id)
+        return self._client.retrieve(part.id)
 
     def _all_rows(self, receipts: list[Receipt], tallies: list[Tally], leads: dict[str, int]) -> Iterator[Row]:
         for index, (receipt, tally) in enumerate(zip(receipts, tallies, strict=True)):

@@ -15,6 +15,7 @@ from airflow_provider_claude_batch.receipt import Part, Receipt, as_json, replac
 KEY = "claude_batch"
 FORGET = f"{KEY}_forget"
 _CLAIM = f"{KEY}_claim"
+_SETTLED = f"{KEY}_settled"
 _SHARDS_ON_A_PAGE = 50
 
 
@@ -180,6 +181,15 @@ class Notebook:
         """When a person last asked that the task submits anew."""
         moment = self._store.get(FORGET)
         return moment if isinstance(moment, str) else None
+
+    @property
+    def is_new(self) -> bool:
+        """Say whether no try before has sent anything, or found that all of it is answered."""
+        return self._store.get(KEY) is None and self._store.get(_SETTLED) is None
+
+    def settle(self) -> None:
+        """Note that everything is answered: where nothing is sent, no note of a submission says so."""
+        self._store.set(_SETTLED, True)
 
     def read(self) -> Note | None:
         """Return what an earlier try wrote down."""

@@ -19,7 +19,7 @@ from airflow_provider_claude_batch.note import Clear, Notebook
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
-from airflow_provider_claude_batch.retry import Retry
+from airflow_provider_claude_batch.retry import Retry, next_attempt
 from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
@@ -85,8 +85,8 @@ class ClaudeBatchOperator(BaseOperator):
         check_choice("on_invalid", on_invalid, ("fail", "skip"))
         check_pair("reuse_from", reuse_from)
         check_count("shard_size", shard_size, least=1)
-        check_count("max_requests", max_requests)
         check_count("preflight", preflight)
+        check_amount("max_requests", max_requests)
         check_amount("max_cost_usd", max_cost_usd)
         Columns.of(columns)
         self.requests = Unrendered.wrap(requests)
@@ -125,14 +125,15 @@ class ClaudeBatchOperator(BaseOperator):
         resumed: bool = False,
         unremembered_since: datetime | None = None,
     ) -> Any:
-        retry = None if self.retry_of is None else self._retry(context)
-        lineage = _own_receipt(context) if retry is None else retry.lineage
+        loaded = None if self.retry_of is None else self._loaded(context)
+        lineage = _own_receipt(context) if loaded is None else next_attempt(loaded)
         submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context), lineage)
         if submitted is None:
+            retry = None if loaded is None else self._retry(loaded)
             with connection.open_client(self.conn_id) as client:
                 order = self._order(context, lineage, notebook, unremembered_since)
                 submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
-                is_new = bool(self._drain) and unremembered_since is None and notebook.read() is None
+                is_new = bool(self._drain) and unremembered_since is None and notebook.is_new
                 requests = Reread(lambda: self._read(context, retry, is_new=is_new))
                 submitted = submission.run(requests, resumed=resumed)
         if submitted is None:
@@ -140,6 +141,7 @@ class ClaudeBatchOperator(BaseOperator):
         if isinstance(submitted, Pause):
             return self._defer(submitted, notebook)
         if self._drain:
+            notebook.settle()
             self._drain.settle(submitted)
         return push(context, [submitted], many=False)
 
@@ -210,9 +212,14 @@ class ClaudeBatchOperator(BaseOperator):
         upstream = self.requests.upstream or tuple(sorted(self.upstream_task_ids))
         return Source(tasks=upstream) if upstream else None
 
-    def _retry(self, context: "Context") -> Retry:
+    def _loaded(self, context: "Context") -> list[Receipt]:
         loaded = [one for one in receipt.read(open_argument(self.retry_of, context)) if one.batches]
-        retry = Retry.of(loaded, _read_back) if loaded else None
+        if not loaded:
+            raise AirflowSkipException(_NO_RETRY)
+        return receipt.newest(loaded)
+
+    def _retry(self, loaded: list[Receipt]) -> Retry:
+        retry = Retry.of(loaded, _read_back)
         if retry is None:
             raise AirflowSkipException(_NO_RETRY)
         self.log.info(
@@ -283,7 +290,8 @@ class ClaudeBatchResultsOperator(BaseOperator):
             loader = load.Loader(client, connection.prices(), columns=columns, roster=Roster(context))
             loaded = loader.load(receipts, writer)
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
-        context["ti"].xcom_push("return_value", pushed)  # it is there for who goes on in spite of the verdict
+        if self.do_xcom_push:
+            context["ti"].xcom_push("return_value", pushed)  # it is there for who goes on in spite of the verdict
         for one, tally in loaded:
             load.report(one, tally)
         for _, tally in loaded:

@@ -144,10 +144,12 @@ def _mended(line: bytes) -> bytes:
 
 def is_cut(line: bytes) -> bool:
     """Tell a line that ends before its JSON does; one that is only broken inside is whole."""
+    text = line.decode("utf-8-sig", errors="replace").strip()
     try:
-        json.loads(line.decode("utf-8-sig", errors="replace"))
-    except ValueError:
-        return True
+        json.loads(text, strict=False)
+    except json.JSONDecodeError as error:
+        ends_within = error.pos >= len(text) or error.msg.startswith("Unterminated")
+        return ends_within or (text.startswith("{") and not text.endswith("}"))
     except RecursionError:
         return False
     return False

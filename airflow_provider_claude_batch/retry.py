@@ -30,7 +30,7 @@ class Retry(msgspec.Struct, frozen=True):
         last = max(receipt.attempt for receipt in receipts)
         rounds = [receipt for receipt in receipts if receipt.attempt == last]
         used = {custom_id: tokens for receipt in rounds for custom_id, tokens in _retryable(receipt, read_back)}
-        return cls(_next_attempt(receipts), used) if used else None
+        return cls(next_attempt(receipts), used) if used else None
 
     def select(self, raw: Iterable[Any], defaults: Defaults) -> Iterator[Any]:
         """Keep the requests that may go better now; one that the source no longer has is an error."""
@@ -70,7 +70,7 @@ def _retryable(receipt: Receipt, read_back: ReadBack) -> Iterator[tuple[str, int
         )
 
 
-def _next_attempt(receipts: Sequence[Receipt]) -> Receipt:
+def next_attempt(receipts: Sequence[Receipt]) -> Receipt:
     """Carry on the lineage: the first submission's name and place, one attempt more."""
     first = receipts[0]
     return Receipt(

@@ -34,18 +34,19 @@ class Roll:
 
     def __init__(self) -> None:
         self.asked = 0
+        self._may_list = True
         self._pages = 1
 
     def call(self, ids: Collection[str], known: Mapping[str, datetime], now: datetime) -> RollCall:
         """Yield what to ask, take the answers, and return how each batch was seen."""
-        self.asked = 0
+        self.asked, self._may_list = 0, True
         found: dict[str, Look] = {}
         if len(ids) > self._pages:
             found = yield from self._list(frozenset(ids), _horizon(ids, known, now))
         answer: Answer | None = None
         for batch_id in ids:
             if batch_id not in found:
-                if not isinstance(answer, NotPermitted):  # that is said of the key, not of a batch
+                if self._may_list or not isinstance(answer, NotPermitted):  # both refused: it is said of the key
                     self.asked += 1
                     answer = yield AskForBatch(batch_id)
                 assert not isinstance(answer, Page | None)
@@ -76,6 +77,7 @@ class Roll:
             self.asked += 1
             page = yield AskForPage(after_id)
             if isinstance(page, NotPermitted):
+                self._may_list = False
                 return found
             if isinstance(page, ClaudeBatchError):
                 return {batch_id: found.get(batch_id, page) for batch_id in ids}

@@ -120,7 +120,7 @@ def _fetch(value: XComArg, context: Any, *, current: bool) -> Any:
             if getattr(kind, "leaves_receipt", False) and _states(context, task_id) == {"success"}:
                 raise Misconfigured(
                     f"{task_id} is marked a success and has left no receipt, so nobody knows of its batches: "
-                    "clear it, and what is paid is not paid again."
+                    "clear it, and what is paid is not paid again. (With do_xcom_push=False, it never leaves one.)"
                 )
     return fetched
 
@@ -128,12 +128,9 @@ def _fetch(value: XComArg, context: Any, *, current: bool) -> Any:
 def _states(context: Any, task_id: str) -> set[str | None]:
     """Return the states of a task's instances in this run: where it is mapped with us, of our own map index."""
     ti = context["ti"]
-    index = getattr(ti, "map_index", None)
-    found: dict[str, Any] = {}
-    for one in (None,) if index is None or index < 0 else (index, -1):
-        known = ti.get_task_states(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id], map_index=one)
-        found |= known.get(ti.run_id, {})
-    return {*found.values()}
+    found = ti.get_task_states(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
+    ours = f"{task_id}_{getattr(ti, 'map_index', None)}"  # so Airflow names the instances of a mapped task
+    return {found[ours]} if ours in found else {*found.values()}
 
 
 def _whole(value: Any) -> Any:

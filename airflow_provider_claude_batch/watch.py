@@ -107,7 +107,7 @@ class Watch:
         troubles = [trouble for batch_id, look in looks.items() if (trouble := self._take(batch_id, look, now))]
         if not self._waiting:
             return Ending(Why.ENDED)
-        if refusal := self._lasting_refusal(looks, now):
+        if not self.cancelling and (refusal := self._lasting_refusal(looks, now)):
             return Ending(Why.REFUSED, str(refusal))
         until, trouble = self._gives_up_at or self.due(now), " ".join(dict.fromkeys(troubles)) or None
         if now < until:

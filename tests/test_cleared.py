@@ -1,5 +1,6 @@
 """Cleared runs: a retry that is the same as before belongs to the submission that is there now, and is paid once."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from runs import clear_and_run, xcom
 from tries import DEFAULTS, some_requests
 from warehouse import connect_warehouse
 
-from airflow_provider_claude_batch import claude_batch
+from airflow_provider_claude_batch import claude_batch, operators, receipt, tally
 from airflow_provider_claude_batch.forget import forget
 from airflow_provider_claude_batch.page.archive import Archive
 from airflow_provider_claude_batch.submission import State, Submission, gather
@@ -87,3 +88,28 @@ def test_truncated_answers_are_sent_again_after_a_clear_too(
     clear_and_run(short, run, "build")
     total = xcom(run, "labels.total")
     assert (total["counts"], total["problems"], total["rounds"]) == ({"succeeded": 5}, {}, 2)
+
+
+def test_another_try_of_a_retry_that_was_all_sent_needs_no_table(
+    emulator: Any, run_dag: Any, answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died: list[str] = []
+    push = operators.push
+
+    def die_when_all_is_sent(context: Any, receipts: Any, **kwargs: Any) -> Any:
+        pushed = push(context, receipts, **kwargs)
+        if context["ti"].task_id == "labels.submit_2" and receipts[0].batches:
+            died.append("")
+            if len(died) == 2:
+                answers.query("DELETE FROM answers")
+                raise RuntimeError("The worker dies.")
+        return pushed
+
+    monkeypatch.setattr(operators, "push", die_when_all_is_sent)
+    monkeypatch.setattr(receipt, "INLINE_IDS", 2)
+    monkeypatch.setattr(tally, "INLINE_IDS", 2)
+    emulator.fault("row", outcome="overloaded_error", match="hello", times=4)
+    run = run_dag(pipeline(default_args={"retries": 1, "retry_delay": timedelta()}))
+    assert len(died) > 2
+    assert run.state == "success"
+    assert [call["requests"] for call in emulator.journal(operation="create")] == [4, 4]

@@ -55,6 +55,9 @@ def test_results_that_end_in_the_middle_of_a_line_are_not_taken_for_whole(
         b"\r\n",
         b'\n{"half of a pair": "\\ud83d"}',
         b'\n{"broken": "\xff"}',
+        b'\n{"raw": "con\x01trol"}',
+        b'\n{"bad": "\\q"}',
+        b"\ngarbage",
         b"\n" + b"[" * 100_000 + b"]" * 100_000,
     ],
 )
@@ -64,6 +67,12 @@ def test_a_last_line_that_is_whole_needs_no_line_feed(emulator: Any, batch: Batc
 
 
 # Where results are
+
+
+def test_a_gateway_may_have_a_path_that_the_api_has_too(emulator: Any, batch: Batch) -> None:
+    with behind(Gateway(emulator.base_url, prefix="/v1")) as gateway:
+        url = f"https://api.anthropic.invalid/v1/messages/batches/{batch.id}/results"
+        assert len(list(gateway.results(batch.id, url))) == 3
 
 
 def moved_to(url: str) -> Callable[[str, bytes], bytes]:

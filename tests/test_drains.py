@@ -17,7 +17,7 @@ from crash import Verdict, paid
 from emulator import Emulator
 from processes import TESTS, Nursery, Task
 from queues import Database, connect_queue, draining, open_queue, params, put
-from runs import rendered, states, xcom
+from runs import clear_and_run, rendered, states, xcom
 from tries import DEFAULTS, Store
 from warehouse import connect_warehouse
 from wire import Wire
@@ -341,7 +341,9 @@ def test_a_run_of_the_name_of_one_that_was_deleted_sends_nothing_again(
         assert killed(task, "queues:die_before_the_look")
     for _ in range(2):
         assert task.finish() == "failed"
-        assert "A run of this name has sent requests of the queue claude_queue before" in task.log
+        assert (
+            "A run of this name has sent, or was about to send, requests of the queue claude_queue before" in task.log
+        )
         task.clear()
     assert sent(emulator) == Counter(IDS)
     assert found("r-0", "late") == {"r-0": ["submitted"], "late": ["waiting"]}
@@ -381,6 +383,25 @@ def test_a_drain_that_waits_for_room_takes_what_it_began_for_its_own(
     assert task.finish() == "success"
     assert sent(emulator) == Counter(IDS)
     assert found("r-0", "r-4") == {"r-0": ["submitted"], "r-4": ["submitted"]}
+
+
+def test_a_drain_that_is_all_reused_may_be_cleared(
+    emulator: Emulator, run_dag: Any, sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect_warehouse("duckdb", tmp_path, monkeypatch)
+
+    @dag(schedule=None)
+    def reusing() -> None:
+        place = {"warehouse_conn_id": "warehouse", "table": "digests", "reuse_from": ("warehouse", "digests")}
+        claude_batch("digests", requests=open_queue().drain(), defaults=DEFAULTS, rounds=0, **place)
+
+    put("d-1")
+    assert run_dag(reusing()).state == "success"
+    put("d-1")
+    run = run_dag(reusing())
+    assert run.state == "success"
+    assert clear_and_run(reusing(), run, "digests.submit").state == "success"
+    assert len(emulator.journal(operation="create")) == 1
 
 
 def test_a_create_that_is_refused_gives_everything_back(emulator: Emulator, run_dag: Any, sqlite: Database) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import Variable, dag, task
+from airflow.sdk import Variable, dag, task, task_group
 from runs import clear_and_run, states, xcom
 from tries import DEFAULTS, some_requests
 from warehouse import connect_warehouse
@@ -35,6 +35,20 @@ def told() -> None:
     publish(claude_batch("labels", requests=build(), defaults=DEFAULTS, rounds=1, **place).output)
 
 
+@dag(schedule=None)
+def told_for_each() -> None:
+    @task
+    def build() -> list[list[dict[str, Any]]]:
+        return [some_requests(2), some_requests(int(Variable.get("requests", "4")), text="Other")]
+
+    @task_group
+    def each(requests: Any) -> None:
+        place = {"warehouse_conn_id": "warehouse", "table": "answers"}
+        claude_batch("labels", requests=requests, defaults=DEFAULTS, rounds=1, **place)
+
+    each.expand(requests=build())
+
+
 def mark_success(run: Any, task_id: str) -> None:
     """Do as a person does in the UI."""
     from airflow.models.taskinstance import TaskInstance
@@ -54,6 +68,19 @@ def test_what_a_cleared_run_said_before_is_published_no_more(
     monkeypatch.setenv("AIRFLOW_VAR_REQUESTS", "0")
     again = clear_and_run(told(), run, "build")
     assert {name: state for name, state in states(again).items() if state != "skipped"} == {"build": "success"}
+
+
+def test_in_a_mapped_group_each_total_looks_at_its_own_tasks(
+    emulator: Any, run_dag: Any, answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.fault("row", outcome="overloaded_error", match="Other 1", times=1)
+    run = run_dag(told_for_each())
+    assert run.state == "success"
+    monkeypatch.setenv("AIRFLOW_VAR_REQUESTS", "0")
+    again = clear_and_run(told_for_each(), run, "build")
+    totals = {ti.map_index: ti.state for ti in again.get_task_instances() if ti.task_id == "each.labels.total"}
+    assert totals == {0: "success", 1: "skipped"}
+    assert xcom(again, "each.labels.total", map_index=0)["counts"] == {"succeeded": 2}
 
 
 def test_a_wait_that_was_marked_a_success_does_not_lose_what_is_paid(

@@ -138,3 +138,17 @@ def test_every_batch_gets_its_answer_and_no_page_is_asked_for_twice(
         assert all(looks[i] == api.known[i] if i in api.known else isinstance(looks[i], BatchGone) for i in ids)
         assert len(set(api.asked)) == len(api.asked)
         api.asked.clear()
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_403_for_one_batch_says_nothing_of_the_others(pages: int) -> None:
+    foreign, ended = "msgbatch_foreign", batch(1, 5)
+
+    def ask(asked: Any) -> Any:
+        if isinstance(asked, AskForPage):
+            return Page(data=[], has_more=False)
+        return NO if asked.id == foreign else ended
+
+    roll = Roll()
+    roll._pages = pages
+    assert roll.drive([foreign, "msgbatch_ok"], {}, ask)["msgbatch_ok"] is ended

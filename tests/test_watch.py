@@ -383,3 +383,16 @@ def test_a_pause_looks_less_often_as_it_grows_long_and_never_after_its_moment():
         60,
         10,
     ]
+
+
+def test_a_cancel_that_is_refused_is_told_as_lateness_and_not_as_a_refusal() -> None:
+    watch = Watch(("a",), deadline=START + timedelta(hours=1), cancel_at_deadline=True)
+    watch.judge({"a": batch("a")}, START)
+    watch.judge({"a": batch("a")}, START + timedelta(hours=1))
+    for minutes in range(1, 60):
+        refused = watch.judge({"a": ApiRefused("No.")}, at(hours=1, minutes=minutes))
+        assert isinstance(refused, Wait), minutes
+    ending = watch.judge({"a": ApiRefused("No.")}, at(hours=2))
+    assert isinstance(ending, Ending)
+    assert ending.why is Why.TIMEOUT
+    assert "None of these could be cancelled" in ending.message
