@@ -117,6 +117,12 @@ def test_a_batch_that_the_api_keeps_not_knowing_is_told(
     assert len(emulator.journal(operation=operation)) == 9
 
 
+def test_a_bare_id_that_nobody_knows_is_told_soon(client: Client, emulator: Any, answers: Any) -> None:
+    with pytest.raises(BatchGone):
+        write(client, *read("msgbatch_unknown"))
+    assert len(emulator.journal(operation="retrieve")) == 4
+
+
 def test_results_that_are_past_their_29_days_are_asked_for_once(
     client: Client, emulator: Any, sent: Receipt, answers: Any
 ) -> None:
