@@ -457,7 +457,7 @@ def test_a_table_that_is_no_name_is_told_when_the_dag_is_parsed() -> None:
         (lambda: ClaudeBatchSensor(task_id="wait", batch="b", on_timeout="cancelled"), "takes 'fail' or 'cancel'"),
         (lambda: ClaudeBatchSensor(task_id="wait", batch="b", timeout=-5), "timeout takes a number that is not neg"),
         (lambda: submit(requests=[], shard_size=0), "shard_size takes a whole number from 1 on, and was given 0"),
-        (lambda: submit(requests=[], max_requests=1.5), "max_requests takes a whole number"),
+        (lambda: submit(requests=[], max_requests=-1), "max_requests takes a number that is not negative"),
         (lambda: submit(requests=[], preflight=True), "preflight takes a whole number"),
         (lambda: submit(requests=[], max_cost_usd="{{ params.budget }}"), "max_cost_usd takes a number"),
         (lambda: submit(requests=[], on_invalid="skipp"), "on_invalid takes 'fail' or 'skip', and was given 'skipp'"),

