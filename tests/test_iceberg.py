@@ -8,6 +8,7 @@ import pytest
 from loads import LATER, ids, row, rows
 from loads import load_rows as load
 from pyiceberg import types
+from pyiceberg.catalog.sql import SqlCatalog, SqlCatalogBaseTable
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
@@ -106,6 +107,36 @@ def test_a_column_that_comes_in_between_changes_nothing(lake, before_commits):
     before_commits.append(add)
     load(row(custom_id="new"))
     assert lake.query("SELECT custom_id, reviewed FROM t") == [("new", None)]
+
+
+def test_a_namespace_that_comes_in_between_is_used(lake, monkeypatch):
+    looked = []
+
+    def look(catalog, namespace):
+        looked.append(namespace)
+        return len(looked) > 1 and exists(catalog, namespace)
+
+    exists = SqlCatalog.namespace_exists
+    lake.catalog.create_namespace("default")
+    monkeypatch.setattr(SqlCatalog, "namespace_exists", look)
+    load(row())
+    assert len(looked) > 1
+    assert ids(lake) == [("msgbatch_1", "a")]
+
+
+def test_a_catalog_that_another_load_sets_up_is_used(tmp_path, lake, monkeypatch):
+    set_up = []
+
+    def create(catalog):
+        set_up.append(catalog)
+        SqlCatalogBaseTable.metadata.create_all(catalog.engine)
+        SqlCatalogBaseTable.metadata.create_all(catalog.engine, checkfirst=False)
+
+    (tmp_path / "catalog.db").unlink()
+    monkeypatch.setattr(SqlCatalog, "create_tables", create)
+    load(row())
+    assert len(set_up) == 1
+    assert ids(lake) == [("msgbatch_1", "a")]
 
 
 def test_conflicts_without_end_are_for_another_try(lake, before_commits, monkeypatch):

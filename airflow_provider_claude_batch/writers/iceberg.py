@@ -157,10 +157,10 @@ class IcebergWriter:
                 if layout != _layout(table):
                     layout, files = _layout(table), list(self._write(table, staged))
                 self._commit(table, batch_ids, files)
-            except _CONFLICTS as conflict:
-                if attempt == _TRIES - 1:
+            except (*_CONFLICTS, sqlalchemy.exc.DBAPIError) as error:
+                if attempt == _TRIES - 1 or not _is_conflict(error):
                     raise
-                log.info("Another commit came in between (%s); trying again.", type(conflict).__name__)
+                log.info("Another load came in between (%s); trying again.", type(error).__name__)
                 time.sleep(min(2.0**attempt / 10, 10.0) * (0.5 + random.random()))  # noqa: S311
             else:
                 return
@@ -291,6 +291,12 @@ def _files(staged: Path) -> Iterator[pa.Table]:
 
 def _slices(batch_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (batch_ids[start : start + _BATCHES] for start in range(0, len(batch_ids), _BATCHES))
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Tell whether another load was faster; in a catalog in SQL, both may create its tables or the namespace."""
+    is_created = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
+    return isinstance(error, _CONFLICTS) or is_created
 
 
 def _may_pass(error: BaseException) -> bool:
