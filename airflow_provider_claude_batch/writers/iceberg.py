@@ -67,6 +67,7 @@ _PASSING = (
     exceptions.ServerError,
     exceptions.ServiceUnavailableError,
     exceptions.AuthorizationExpiredError,
+    sqlalchemy.exc.IntegrityError,
     sqlalchemy.exc.OperationalError,
     OSError,
 )
