@@ -1,11 +1,8 @@
 """What the API said of one Message Batch, in the API's own words."""
 
 from datetime import datetime
-from typing import Literal
 
 import msgspec
-
-ProcessingStatus = Literal["in_progress", "canceling", "ended"]
 
 
 class Counts(msgspec.Struct, frozen=True):

@@ -53,7 +53,7 @@ class ClaudeBatchOperator(BaseOperator):
     :param shard_size: the most requests in one batch, where the API's 100,000 are too many.
     :param max_requests: fail before anything is sent if there are more requests than this.
     :param max_cost_usd: fail before anything is sent if the estimate is higher than this.
-    :param preflight: have this many requests answered live first, and stop where one has no usable answer.
+    :param preflight: have this many requests answered live first, and stop where one is not answered in full.
     :param prime_cache: send one request first, and the others when the system prompt of ``defaults`` is in the cache.
     :param on_invalid: ``fail`` when requests cannot be sent, or ``skip`` up to 500 of them and submit the rest.
     """

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client", notebook: Notebook) -> None:
-    """Have the first requests answered live, each once over all tries, and stop where one has no usable answer."""
+    """Have the first requests answered live, each once over all tries; stop where one is not answered in full."""
     failures = []
     least = ""
     due = requests[note.cover.preflight :]

@@ -37,7 +37,8 @@ class ClaudeBatchSensor(BaseSensorOperator):
     :param deferrable: wait in the triggerer (the default), or on a worker.
     :param timeout: seconds to wait; by default until an hour after the API lets the batch expire.
     :param on_timeout: ``fail``, or ``cancel`` the batches and go on with what is finished.
-    :param cancel_on_kill: cancel the batches when the task is killed or cleared while it waits.
+    :param cancel_on_kill: cancel the batches when the task is killed or cleared while it waits (in the triggerer, this
+        needs Airflow 3.3).
     """
 
     template_fields: Sequence[str] = ("batch", "conn_id")

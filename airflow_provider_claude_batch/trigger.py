@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 
 class ClaudeBatchTrigger(BaseTrigger):
-    """Wait until all batches have ended, or the deadline has passed; everything it needs is in its kwargs."""
+    """Wait until all batches have ended, or the deadline has passed; everything it needs is in its kwargs.
+
+    :param batch_ids: the batches to wait for.
+    :param conn_id: the connection of type ``anthropic``.
+    :param interval: seconds between two looks at first, 5 at least; they grow as batches age.
+    :param deadline: until when to wait, in ISO 8601; by default until an hour after the API lets the batches expire.
+    :param on_timeout: ``fail``, or ``cancel`` the batches and wait for their end.
+    :param cancel_on_kill: cancel the batches when the trigger is killed.
+    """
 
     def __init__(
         self,
