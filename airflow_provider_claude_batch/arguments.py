@@ -25,9 +25,9 @@ def check_amount(name: str, value: Any) -> None:
         raise _refused(name, "a number that is not negative", value)
 
 
-def check_count(name: str, value: Any, *, least: int = 0) -> None:
+def check_count(name: str, value: Any, *, least: int = 0, optional: bool = False) -> None:
     """Refuse what is no whole number, or too small a one."""
-    if value is not None and not (_is_number(value) and isinstance(value, int) and value >= least):
+    if not (optional and value is None) and not (_is_number(value) and isinstance(value, int) and value >= least):
         raise _refused(name, f"a whole number from {least} on", value)
 
 
@@ -35,7 +35,7 @@ def check_pair(name: str, value: Any) -> None:
     """Refuse what does not name two things, such as a connection and a table."""
     if value is None or hasattr(value, "resolve"):
         return
-    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:  # noqa: PLR2004 - it is a pair
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2 or not all(value):  # noqa: PLR2004
         raise _refused(name, "a connection and a table, such as ('warehouse', 'answers')", value)
 
 

@@ -53,7 +53,7 @@ class ClaudeBatchOperator(BaseOperator):
     :param shard_size: the most requests in one batch, where the API's 100,000 are too many.
     :param max_requests: fail before anything is sent if there are more requests than this.
     :param max_cost_usd: fail before anything is sent if the estimate is higher than this.
-    :param preflight: have this many requests answered live first, and stop where one is not answered in full.
+    :param preflight: have this many requests answered live first, and stop where one has no usable answer.
     :param prime_cache: send one request first, and the others when the system prompt of ``defaults`` is in the cache.
     :param on_invalid: ``fail`` when requests cannot be sent, or ``skip`` up to 500 of them and submit the rest.
     """
@@ -84,7 +84,7 @@ class ClaudeBatchOperator(BaseOperator):
         super().__init__(**kwargs)
         check_choice("on_invalid", on_invalid, ("fail", "skip"))
         check_pair("reuse_from", reuse_from)
-        check_count("shard_size", shard_size, least=1)
+        check_count("shard_size", shard_size, least=1, optional=True)
         check_count("preflight", preflight)
         check_amount("max_requests", max_requests)
         check_amount("max_cost_usd", max_cost_usd)
@@ -182,6 +182,7 @@ class ClaudeBatchOperator(BaseOperator):
             clear=_clear(context),
             prices=connection.prices(),
             defaults=Defaults.of(self.defaults, self._format()),
+            reader=Columns.of(self.columns),
             shard_size=self.shard_size,
             max_requests=self.max_requests,
             max_cost_usd=self.max_cost_usd,

@@ -11,6 +11,7 @@ from airflow_provider_claude_batch.note import Clear
 from airflow_provider_claude_batch.price import PriceList, dollars
 from airflow_provider_claude_batch.receipt import Estimate, Receipt
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
+from airflow_provider_claude_batch.row import Reader
 from airflow_provider_claude_batch.shard import Shard
 
 Answered = Callable[[datetime], Container[tuple[str, str]]]
@@ -19,8 +20,8 @@ Answered = Callable[[datetime], Container[tuple[str, str]]]
 class Order(msgspec.Struct, frozen=True):
     """What a task instance submits; `answered` tells what had an answer, by id and hash, at some moment.
 
-    `begin` hears of the submission before the first of it is sent. `unremembered_since` is set where an earlier try
-    left no note.
+    `reader` knows what an answer has to fit. `begin` hears of the submission before the first of it is sent.
+    `unremembered_since` is set where an earlier try left no note.
     """
 
     receipt: Receipt
@@ -29,6 +30,7 @@ class Order(msgspec.Struct, frozen=True):
     clear: Clear
     prices: PriceList
     defaults: Defaults
+    reader: Reader | None = None
     shard_size: int | None = None
     max_requests: int | None = None
     max_cost_usd: float | None = None

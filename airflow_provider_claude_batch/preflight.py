@@ -10,7 +10,8 @@ from airflow_provider_claude_batch.note import Note, Notebook
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.price import dollars
 from airflow_provider_claude_batch.request import Request
-from airflow_provider_claude_batch.row import PROBLEMS, is_retryable_error
+from airflow_provider_claude_batch.result import Message
+from airflow_provider_claude_batch.row import PROBLEMS, Reader, Unfit, is_retryable_error
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import Client
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client", notebook: Notebook) -> None:
-    """Have the first requests answered live, each once over all tries; stop where one is not answered in full."""
+    """Have the first requests answered live, each once over all tries; stop where one has no usable answer."""
     failures = []
     least = ""
     due = requests[note.cover.preflight :]
@@ -31,14 +32,26 @@ def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client",
         cost = order.prices.cost(message.model, message.usage, client.now().date())
         note.cover.preflight_usd += float(cost.live_cost_usd) if cost else 0.0
         least = least if cost else "at least "
-        if problem := PROBLEMS.get(message.stop_reason or ""):
-            failures.append(f"{request.custom_id!r} was {problem} ({message.stop_reason})")
+        if problem := _problem(message, order.reader):
+            failures.append(f"{request.custom_id!r} was {problem}")
         note.cover.preflight += not failures
         notebook.save(note)
     if failures:
         raise PreflightFailed(failures)
     if due:
         log.info("%d requests were answered live first, for %s%s.", len(due), least, dollars(note.cover.preflight_usd))
+
+
+def _problem(message: Message, reader: Reader | None) -> str | None:
+    """Say why an answer is not usable, or None where it is."""
+    if problem := PROBLEMS.get(message.stop_reason or ""):
+        return f"{problem} ({message.stop_reason})"
+    if reader is not None:
+        try:
+            reader.read(result.text_of(message.content))
+        except (Unfit, *result.UNREADABLE) as unfit:
+            return f"invalid_output ({unfit})"
+    return None
 
 
 def judge_prime(batch_id: str, client: "Client") -> None:

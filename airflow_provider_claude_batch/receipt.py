@@ -193,7 +193,7 @@ def read(value: Any) -> list[Receipt]:
     if isinstance(value, Sequence):
         return [receipt for item in value[:] for receipt in read(item)]
     raise Misconfigured(
-        f"batch= takes a receipt, a batch id, or a list of either, and was given a {type(value).__name__}."
+        f"This is no receipt, no batch id, and no list of either: it is of type {type(value).__name__}."
     )
 
 

@@ -82,11 +82,12 @@ def _outcomes(rounds: Sequence[Sequence[Receipt]]) -> tuple[Counter[str], Counte
 
 
 def _resent(retryable: Counter[str], sent: int) -> dict[str, int]:
-    """Tell which were sent again: all that can be tried again, and of the truncated those that were allowed more."""
-    if not sent or not retryable.total():
-        return {}
-    others = {why: number for why, number in retryable.items() if why != "truncated"}
-    return {**others, "truncated": sent - sum(others.values())}
+    """Tell which were sent again: of the truncated, those for which there is room beside all others."""
+    resent = {}
+    for why in sorted(retryable, key=lambda why: why == "truncated"):
+        resent[why] = min(retryable[why], sent)
+        sent -= resent[why]
+    return resent
 
 
 def _merged(counts: Iterable[dict[str, int] | None]) -> Counter[str]:

@@ -6,10 +6,12 @@ import pytest
 from tries import DEFAULTS, Task, paid, some_requests
 
 from airflow_provider_claude_batch.client import Client
+from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
     PreflightFailed,
 )
+from airflow_provider_claude_batch.row import Unfit
 
 REFUSED = {"status": 403, "type": "permission_error", "operation": "create"}
 
@@ -43,6 +45,17 @@ def test_a_preflight_stops_on_a_bad_prompt(
 ) -> None:
     with pytest.raises(PreflightFailed, match=sentence):
         task_instance.run(some_requests(5), preflight=2, defaults={**DEFAULTS, **change})
+    assert emulator.journal(operation="create") == []
+
+
+def test_a_preflight_stops_on_answers_that_do_not_fit(task_instance: Task, emulator: Any) -> None:
+    def refuse(_: str) -> tuple[Any, ...]:
+        raise Unfit("label: Field required")
+
+    reader = Columns({}, (), refuse)
+    sentence = r"'r-0' was invalid_output \(label: Field required\); 'r-1' was invalid_output"
+    with pytest.raises(PreflightFailed, match=sentence):
+        task_instance.run(some_requests(5), preflight=2, reader=reader)
     assert emulator.journal(operation="create") == []
 
 

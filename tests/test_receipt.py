@@ -82,8 +82,8 @@ def test_whatever_stands_for_batches_is_read():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (7, "given a int"),
-        ([7], "given a int"),
+        (7, "of type int"),
+        ([7], "of type int"),
         ("batch_1", "start with 'msgbatch_'"),
         ("", "start with 'msgbatch_'"),
         ({"submission": "sub_1"}, "not a receipt of version 1"),

@@ -42,6 +42,12 @@ def test_what_was_sent_again_counts_as_it_ended() -> None:
     assert (total.rounds, total.attempt, total.cost_usd, len(total.batches)) == (2, 2, 2.0, 2)
 
 
+def test_of_a_round_that_is_loaded_in_part_only_that_part_counts() -> None:
+    failed = loaded(counts={"succeeded": 6, "errored": 4}, retryable_by={"errored": 4})
+    total = add_up([[failed], [loaded(attempt=2, counts={"succeeded": 2})]])
+    assert (total.counts, total.problems, total.retryable) == ({"succeeded": 8, "errored": 2}, {}, 2)
+
+
 def test_problems_of_before_are_forgotten_when_they_were_mended() -> None:
     problems = {"invalid_output": 2, "truncated": 1}
     unfit = replace(loaded(retryable_by=problems), problems=problems)
