@@ -1,6 +1,6 @@
 """Arguments: what is wrong for sure is told when the Dag is parsed, before anything is paid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -29,6 +29,12 @@ def check_count(name: str, value: Any, *, least: int = 0, optional: bool = False
     """Refuse what is no whole number, or too small a one."""
     if not (optional and value is None) and not (_is_number(value) and isinstance(value, int) and value >= least):
         raise _refused(name, f"a whole number from {least} on", value)
+
+
+def check_source(name: str, value: Any) -> None:
+    """Refuse requests that can be read once only, for a task may try again, and one that is given without a list."""
+    if isinstance(value, Iterator | Mapping):
+        raise _refused(name, "a list, the output of a task, a path, a query or the drain() of a queue", type(value))
 
 
 def check_pair(name: str, value: Any) -> None:

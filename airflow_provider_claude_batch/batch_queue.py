@@ -15,6 +15,7 @@ from airflow_provider_claude_batch.note import Notebook
 from airflow_provider_claude_batch.query import Columns
 from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.request import Defaults, Reading, encode
+from airflow_provider_claude_batch.words import counted
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Drain(ResolveMixin):
             )
         claimed = table.claim(owner, self.limit)
         if claimed is not None:
-            log.info("Claimed %s requests of the queue %s.", f"{claimed:,}", self.table)
+            log.info("Claimed %s of the queue %s.", counted(claimed, "request"), self.table)
             self._warn_of_stale(table)
         yield from self.read_again(place)
 

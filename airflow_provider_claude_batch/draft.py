@@ -11,6 +11,7 @@ from airflow_provider_claude_batch.price import dollars
 from airflow_provider_claude_batch.receipt import Estimate
 from airflow_provider_claude_batch.request import Reading
 from airflow_provider_claude_batch.shard import Shard, cut
+from airflow_provider_claude_batch.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ class Draft(NamedTuple):
         self.tell_skipped()
         self.tell_reused()
         log.info(
-            "Submitting %s requests (%s bytes) as %d batch(es) for %s.",
-            f"{sum(shard.requests for shard in self.shards):,}",
+            "Submitting %s (%s bytes) as %s for %s.",
+            counted(sum(shard.requests for shard in self.shards), "request"),
             f"{sum(shard.bytes for shard in self.shards):,}",
-            len(self.shards),
+            counted(len(self.shards), "batch"),
             ", ".join(self.survey.models),
         )
         unknown = "an unknown amount, for a model's price is not known"
@@ -67,9 +68,10 @@ class Draft(NamedTuple):
     def tell_skipped(self) -> None:
         """Name in the log what cannot be sent."""
         for why, names in self.reading.invalid.items():
-            log.warning("Skipped %s requests that cannot be sent, such as %r: %s.", f"{len(names):,}", names[0], why)
+            said = counted(len(names), "request")
+            log.warning("Skipped %s that cannot be sent, such as %r: %s.", said, names[0], why)
 
     def tell_reused(self) -> None:
         """Say in the log how much has an answer already."""
         if self.reading.reused:
-            log.info("%s requests have an answer already, and are not sent.", f"{self.reading.reused:,}")
+            log.info("Not sent, for an answer is there already: %s.", counted(self.reading.reused, "request"))

@@ -24,6 +24,7 @@ from airflow_provider_claude_batch.receipt import Part, Receipt
 from airflow_provider_claude_batch.row import Origin, Row
 from airflow_provider_claude_batch.spending import told
 from airflow_provider_claude_batch.tally import Tally
+from airflow_provider_claude_batch.words import counted
 from airflow_provider_claude_batch.writers import Writer
 
 if TYPE_CHECKING:
@@ -221,11 +222,11 @@ def _without_repetition(receipts: Sequence[Receipt]) -> Iterator[Receipt]:
 def report(receipt: Receipt, tally: Tally) -> None:
     """Say in the log what was loaded, what failed most, and what it cost."""
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(tally.counts.items())) or "nothing"
-    log.info("Loaded %s rows into %s: %s.", f"{tally.rows:,}", receipt.table, counts)
+    log.info("Loaded %s into %s: %s.", counted(tally.rows, "row"), receipt.table, counts)
     for problem, count in tally.problems.most_common():
-        log.warning("%s of the succeeded are not usable: %s.", f"{count:,}", problem)
+        log.warning("Not usable among the succeeded: %s, %s.", counted(count, "answer"), problem)
     for error, count in receipt.errors or ():
-        log.warning("%s times: %s", f"{count:,}", error)
+        log.warning("%s: %s", counted(count, "time"), error)
     log.info("Cost: %s.", told(receipt))
     if models := tally.unpriced_models:
         log.warning(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
 from airflow_provider_claude_batch import connection, load, receipt, submit
-from airflow_provider_claude_batch.arguments import check_amount, check_choice, check_count, check_pair, check_share
+from airflow_provider_claude_batch.arguments import (
+    check_amount,
+    check_choice,
+    check_count,
+    check_pair,
+    check_share,
+    check_source,
+)
 from airflow_provider_claude_batch.batch_queue import Drain, given_back
 from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
@@ -25,6 +32,7 @@ from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchPause
+from airflow_provider_claude_batch.words import counted
 from airflow_provider_claude_batch.writers import Answered
 from airflow_provider_claude_batch.writers.table import Table
 
@@ -82,6 +90,7 @@ class ClaudeBatchOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_source("requests", requests)
         check_choice("on_invalid", on_invalid, ("fail", "skip"))
         check_pair("reuse_from", reuse_from)
         check_count("shard_size", shard_size, least=1, optional=True)
@@ -224,10 +233,12 @@ class ClaudeBatchOperator(BaseOperator):
         if retry is None:
             raise AirflowSkipException(_NO_RETRY)
         self.log.info(
-            "Attempt %d of submission %s: %d requests.",
+            "Attempt %d of submission %s: %s to try again; %d of them were truncated, and are sent where max_tokens is "
+            "higher now.",
             retry.lineage.attempt,
             retry.lineage.submission,
-            len(retry.used_tokens),
+            counted(len(retry.used_tokens), "request"),
+            len(retry.truncated),
         )
         return retry
 

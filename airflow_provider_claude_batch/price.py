@@ -112,6 +112,15 @@ def dollars(amount: float | Decimal) -> str:
     return f"${exact:,.2f}" if not exact or abs(exact) >= _CENT else f"${Decimal(f'{exact:.2g}'):f}"
 
 
+def alike(*amounts: float) -> list[str]:
+    """Write amounts that are to be compared, all of them with the digits that the smallest needs."""
+    exact = [Decimal(str(amount)) for amount in amounts]
+    digits = max([2, *(1 - amount.adjusted() for amount in exact if amount)])
+    while digits > 2 and all(round(amount, digits - 1) == round(amount, digits) for amount in exact):  # noqa: PLR2004
+        digits -= 1
+    return [f"${amount:,.{digits}f}" for amount in exact]
+
+
 _given = msgspec.json.Decoder(dict[str, GivenPrice | list[GivenPrice]])
 
 

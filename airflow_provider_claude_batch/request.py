@@ -4,6 +4,8 @@ import hashlib
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -29,6 +31,12 @@ _REFUSED_IN_BATCHES = (
     "context_hint",
 )
 _REMOVED = ("temperature", "top_p", "top_k")
+_KNOWN = frozenset({
+    *("model", "messages", "max_tokens", "system", "tools", "tool_choice", "thinking", "stop_sequences", "metadata"),
+    *("service_tier", "inference_geo", "cache_control", "container", "output_config", "output_format", "mcp_servers"),
+    *("context_management", *_REFUSED_IN_BATCHES, *_REMOVED),
+})  # fmt: skip
+_LIKENESS = 0.85
 _SUSPECT = frozenset({"betas", *_REFUSED_IN_BATCHES, *_REMOVED})
 _ENVELOPE = frozenset({"custom_id", "params"})
 _EXACT_FLOAT = 2**53
@@ -162,6 +170,8 @@ class Reading:
         if not _SUSPECT.isdisjoint(params):
             _refuse_suspects(params)
         _refuse_shapes(params)
+        for key in params.keys() - _KNOWN:
+            _refuse_slip(key)
         json, content = self._write(params, exact=exact)
         if self._cached_system and "system" not in own:
             params["system"] = self._cached_system
@@ -225,7 +235,7 @@ def _open(item: Any) -> tuple[str, Mapping[str, Any]]:
         named = ", ".join(sorted(str(key)[:_NAME_CHARS] for key in extra)[:_NAMED_KEYS])
         raise _Offence(f"nothing but custom_id and params belongs beside them, found {named}")
     if not isinstance(custom_id, str) or not custom_id:
-        raise _Offence("custom_id must be a text that is not empty")
+        raise _Offence("custom_id is missing" if custom_id is None else "custom_id must be a text that is not empty")
     if type(params) is not dict and not isinstance(params, Mapping):
         raise _Offence("params must be a dict")
     return custom_id, params
@@ -240,12 +250,24 @@ def _refuse_suspects(params: Mapping[str, Any]) -> None:
         raise _Offence(f"the API does not take {', '.join(removed)} any more, not even at the default")
 
 
+def _refuse_slip(key: Any) -> None:
+    """Refuse a slip of the pen, which would fail every request; other unknown words are for the API to judge."""
+    if isinstance(key, str) and (meant := _meant(key)):
+        raise _Offence(f"{key} is no parameter of the API: {meant[0]} is")
+
+
+@lru_cache(maxsize=256)
+def _meant(key: str) -> list[str]:
+    return get_close_matches(key, _KNOWN, n=1, cutoff=_LIKENESS)
+
+
 def _refuse_shapes(params: Mapping[str, Any]) -> None:
     model, max_tokens, messages = params.get("model"), params.get("max_tokens"), params.get("messages")
     if not isinstance(model, str) or not model:
         raise _Offence("model is missing")
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        raise _Offence("max_tokens must be a whole number of at least 1")
+        is_missing = max_tokens is None
+        raise _Offence("max_tokens is missing" if is_missing else "max_tokens must be a whole number of at least 1")
     if not isinstance(messages, list) or not messages:
         raise _Offence("messages must be a list that is not empty")
 

@@ -21,6 +21,11 @@ class Retry(msgspec.Struct, frozen=True):
     lineage: Receipt
     used_tokens: dict[str, int | None]
 
+    @property
+    def truncated(self) -> list[str]:
+        """Name what was cut off, and is tried again only with more room."""
+        return [custom_id for custom_id, tokens in self.used_tokens.items() if tokens is not None]
+
     @classmethod
     def of(cls, receipts: Sequence[Receipt], read_back: ReadBack) -> "Retry | None":
         """Collect the ids from the receipts, or from the table where there are too many; None where there are none."""

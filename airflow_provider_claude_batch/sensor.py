@@ -20,6 +20,7 @@ from airflow_provider_claude_batch.roll_call import Roll
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger, Finding, tell
 from airflow_provider_claude_batch.watch import Ending, Look, Wait, Watch, Why
+from airflow_provider_claude_batch.words import counted
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -143,11 +144,11 @@ class ClaudeBatchSensor(BaseSensorOperator):
         running = [watch.batches[batch_id] for batch_id in watch.waiting if batch_id in watch.batches]
         if running:
             self.log.info(
-                "Waiting for %d of %d batches, %s requests. The first was submitted at %s, the last expires at %s. "
+                "Waiting for %d of %s, %s. The first was submitted at %s, the last expires at %s. "
                 "Asking every %.0f s, and less often as they age.",
                 len(watch.waiting),
-                len(watch.batch_ids),
-                f"{sum(batch.request_counts.total for batch in running):,}",
+                counted(len(watch.batch_ids), "batch"),
+                counted(sum(batch.request_counts.total for batch in running), "request"),
                 _moment(min(batch.created_at for batch in running)),
                 _moment(max(batch.expires_at for batch in running)),
                 watch.interval,
@@ -166,7 +167,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
             ran = f" after {_span(batch.ended_at - batch.created_at)}" if batch.ended_at else ""
             self.log.info("Batch %s ended%s: %s.", batch.id, ran, _words(batch.request_counts))
             metrics.time_batch(conn_id, batch, found.noticed_at)
-        self.log.info("Asked %d times.", found.looks)
+        self.log.info("Asked %s.", counted(found.looks, "time"))
         seen = [receipt.replace(one.seen(found.batches), conn_id=conn_id) for one in receipts]
         return push(context, seen, many=isinstance(value, list))
 

@@ -125,8 +125,8 @@ def told(receipt: Receipt) -> str:
     if receipt.cost_usd is None:
         return "not known"
     least = "at least " if receipt.unpriced else ""
-    amounts = receipt.cost_usd, receipt.live_cost_usd, receipt.saved_usd
-    cost, live, saved = (least + price.dollars(amount or 0.0) for amount in amounts)
+    amounts = price.alike(receipt.cost_usd, receipt.live_cost_usd or 0.0, receipt.saved_usd or 0.0)
+    cost, live, saved = (least + amount for amount in amounts)
     return f"{cost}; live it would have been {live}: {saved} saved"
 
 

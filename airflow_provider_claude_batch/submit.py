@@ -26,6 +26,7 @@ from airflow_provider_claude_batch.note import Clear, Cover, Note, Notebook, Not
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.receipt import Receipt, replace
 from airflow_provider_claude_batch.shard import SPOOL_BUFFER, Shard
+from airflow_provider_claude_batch.words import counted
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import Client
@@ -174,7 +175,8 @@ class Submission:
             except ApiRefused as error:
                 log.warning("Batch %s of before may still run. %s", batch_id, error)
         for shard in noted.in_doubt.values():
-            log.warning("A batch of %s requests of before may run: its answer never came.", f"{shard.requests:,}")
+            said = counted(shard.requests, "request")
+            log.warning("A batch of before, of %s, may run: its answer never came.", said)
 
     def _open(self, draft: Draft, before: Note | None) -> Note:
         shards, survey = draft.shards, draft.survey
@@ -247,7 +249,7 @@ class Submission:
         finally:
             self._notebook.update(note, shard.index)
         note.cover.begun_at, note.cover.waits = self._client.now(), 0
-        log.info("Submitted batch %s of %s requests.", noted.id, f"{noted.requests:,}")
+        log.info("Submitted batch %s of %s.", noted.id, counted(noted.requests, "request"))
         if shard.index % (1 + len(note.shards) // _PUBLISHED) == 0:
             self._publish(note.receipt)
         return None

@@ -1,5 +1,6 @@
 """What the operators and the sensor share: arguments that are resolved, never rendered, and errors that are final."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import PurePath
@@ -16,6 +17,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 _NOT_RUN = frozenset({"skipped", "upstream_failed", "removed", None})
+
+log = logging.getLogger(__name__)
 
 
 class Unrendered(ResolveMixin):
@@ -89,6 +92,7 @@ def final_errors(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate
         try:
             return method(self, *args, **kwargs)
         except ClaudeBatchError as error:
+            log.error("%s", error)  # noqa: TRY400 - a line for itself, above the trace that Airflow writes
             if error.retryable:
                 raise
             raise AirflowFailException(str(error)) from None

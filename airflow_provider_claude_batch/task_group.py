@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -151,7 +152,8 @@ def _sorted(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell the arguments of the submission from those of the wait."""
     known = {**Submitting.__annotations__, **Waiting.__annotations__}
     if unknown := sorted(arguments.keys() - known.keys()):
-        raise TypeError(f"claude_batch() takes no {', '.join(unknown)}: it takes {', '.join(sorted(known))}.")
+        own = signature(claude_batch).parameters.keys() - {"arguments"}
+        raise TypeError(f"claude_batch() takes no {', '.join(unknown)}: it takes {', '.join(sorted({*known, *own}))}.")
     submitting = {name: value for name, value in arguments.items() if name in Submitting.__annotations__}
     return submitting, {name: value for name, value in arguments.items() if name not in submitting}
 

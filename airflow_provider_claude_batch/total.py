@@ -13,6 +13,7 @@ from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.spending import told
 from airflow_provider_claude_batch.tally import accounted_for, without_answer
 from airflow_provider_claude_batch.task import Unrendered, final_errors, push
+from airflow_provider_claude_batch.words import counted
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -52,9 +53,11 @@ class ClaudeBatchTotal(BaseOperator):
 
     def _report(self, total: Receipt) -> None:
         outcomes = ", ".join(f"{count:,} {status}" for status, count in sorted((total.counts or {}).items()))
-        self.log.info("In %d round(s): %s.", total.rounds, outcomes or "nothing")
+        self.log.info("After %s: %s.", counted(total.rounds or 1, "round"), outcomes or "nothing")
+        if failed := without_answer(total.counts or {}, total.problems or {}):
+            self.log.warning("%s without a usable answer.", counted(failed, "request"))
         for problem, count in (total.problems or {}).items():
-            self.log.warning("%s of the succeeded are not usable: %s.", f"{count:,}", problem)
+            self.log.warning("Not usable among the succeeded: %s, %s.", counted(count, "answer"), problem)
         if total.reused:
             self.log.info("%s answers of before were taken, and not asked for again.", f"{total.reused:,}")
         self.log.info("Cost of all rounds: %s.", told(total))

@@ -101,6 +101,42 @@ def test_a_column_that_bigquery_has_no_name_for_is_refused(dataset, name):
         open_warehouse("warehouse", "t", (*COLUMNS, Column(name, "text")))
 
 
+# Loads that meet, or end half way
+
+
+def load_with(column):
+    load(row(column, typed=(column,)), columns=(*COLUMNS, Column(column, "text")))
+
+
+def test_a_column_that_another_load_adds_meanwhile_is_in_the_views(dataset, statements):
+    load(row())
+    statements.on["CREATE"] = [lambda: load_with("theirs")]
+    load_with("ours")
+    for view in ("t_latest", "t_current", "t_errors"):
+        assert list(dataset.types(view)) == list(dataset.types()) == [*NAMES, "ours", "theirs"]
+
+
+def test_a_view_that_another_load_replaces_by_an_older_one_is_replaced_once_more(dataset, statements):
+    older = f"CREATE OR REPLACE VIEW t_latest AS SELECT {', '.join(NAMES)} FROM t"
+    load(row())
+    statements.on["CREATE"] = [lambda: None, lambda: dataset.execute(older)]
+    load_with("ours")
+    assert statements.count("CREATE") == 7
+    assert all(list(dataset.types(f"t_{view}")) == [*NAMES, "ours"] for view in ("latest", "current", "errors"))
+
+
+def test_views_that_were_not_made_are_made_by_the_next_load(dataset, statements):
+    def die():
+        raise KeyboardInterrupt
+
+    load(row())
+    statements.on["CREATE"] = [die]
+    with pytest.raises(KeyboardInterrupt):
+        load_with("ours")
+    load_with("ours")
+    assert all(list(dataset.types(f"t_{view}")) == [*NAMES, "ours"] for view in ("latest", "current", "errors"))
+
+
 # Types and values
 
 
@@ -306,12 +342,12 @@ def test_credentials_that_cannot_work_are_told_without_them(dataset, monkeypatch
 
 
 def test_bigquery_out_of_reach_may_come_back(dataset, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(google.DEFAULT_RETRY, "_timeout", 0.1)
-    with pytest.raises(WarehouseUnavailable, match=r"\(RetryError\)"):
-        load(row())
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # nobody else gets this port, and nobody listens to it
+        monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        with pytest.raises(WarehouseUnavailable, match=r"\(RetryError\)"):
+            load(row())
 
 
 def _refused(cls, reason="", message="no"):

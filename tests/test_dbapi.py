@@ -1,10 +1,9 @@
 """Any other database: what its writer does beside the scenarios, on PostgreSQL and on SQLite."""
 
-import threading
-import time
 from decimal import Decimal
 
 import pytest
+import sqlalchemy
 import warehouse_dbapi
 import warehouse_sqlite
 from loads import LATER, ids, row
@@ -17,6 +16,7 @@ from warehouse import set_connection
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import COLUMNS, Column
+from airflow_provider_claude_batch.writers import dbapi
 from airflow_provider_claude_batch.writers.portable import CreateView, Definition
 from airflow_provider_claude_batch.writers.table import Table
 
@@ -75,23 +75,37 @@ def test_thousands_of_batches_are_replaced_and_read_back(database):
     assert [name for name, _, _ in writer.retryable(batches)] == batches[:3]
 
 
-def test_a_lock_is_waited_for(database):
+def test_a_lock_is_waited_for(database, monkeypatch):
     load(row(custom_id="old"))
     database.execute(f"ALTER DATABASE {database.database} SET lock_timeout = '100ms'")
-    locked = threading.Event()
-
-    def hold() -> None:
-        with database.open(autocommit=False) as con:
-            con.execute("LOCK TABLE t")
-            locked.set()
-            time.sleep(0.5)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    locked.wait()
-    load(row(custom_id="new"))
-    holder.join()
+    with database.open(autocommit=False) as other:
+        other.execute("LOCK TABLE t")
+        monkeypatch.setattr(dbapi.time, "sleep", lambda _: other.rollback())
+        load(row(custom_id="new"))
     assert ids(database) == [("msgbatch_1", "new")]
+
+
+def test_a_column_that_another_load_adds_meanwhile_is_in_the_views(database):
+    others = [lambda: load(row("other", typed=(1,)), columns=[*COLUMNS, Column("other", "bigint")])]
+
+    def meddle(_con, _cursor, statement, *_):
+        if others and statement.startswith("DROP VIEW"):
+            others.pop()()
+
+    load(row())
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", meddle)
+    try:
+        load(row("new", typed=(2,)), columns=[*COLUMNS, Column("ours", "bigint")])
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", meddle)
+    assert not others
+    for view in ("t_latest", "t_current", "t_errors"):
+        assert list(database.types(view)) == list(database.types())
+    assert database.query("SELECT batch_id, ours, other FROM t ORDER BY batch_id") == [
+        ("msgbatch_1", None, None),
+        ("new", 2, None),
+        ("other", None, 1),
+    ]
 
 
 def test_a_table_in_the_place_of_a_view_is_left_alone(database, caplog):

@@ -1,9 +1,11 @@
 """DuckDB: what only this warehouse has."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
 from loads import ids, row
 from loads import load_rows as load
 from warehouse import connect_warehouse, set_connection
@@ -47,6 +49,46 @@ def test_a_file_may_be_renamed(duckdb_file):
     load(row())
     duckdb_file.path = duckdb_file.path.rename(duckdb_file.path.with_name("other.duckdb"))
     assert [*ids(duckdb_file, "t_errors"), ("msgbatch_1", "a")] == ids(duckdb_file, "t_latest")
+
+
+def test_a_file_that_another_load_creates_meanwhile_is_not_overwritten(duckdb_file, monkeypatch):
+    link = os.link
+
+    def link_late(*paths):
+        monkeypatch.setattr(os, "link", link)
+        load(row("other"))
+        link(*paths)
+
+    monkeypatch.setattr(os, "link", link_late)
+    load(row())
+    assert ids(duckdb_file) == [("msgbatch_1", "a"), ("other", "a")]
+    assert list(duckdb_file.path.parent.iterdir()) == [duckdb_file.path]
+
+
+def test_a_file_that_another_load_changes_while_it_is_opened_is_opened_again(duckdb_file, monkeypatch):
+    opened = []
+    get_conn = DuckDBHook.get_conn
+
+    def get_conn_late(hook):
+        opened.append(hook)
+        if len(opened) == 1:
+            load(row("other"))
+        return get_conn(hook)
+
+    load(row("old"))
+    monkeypatch.setattr(DuckDBHook, "get_conn", get_conn_late)
+    load(row())
+    assert len(opened) == 3
+    assert ids(duckdb_file) == [("msgbatch_1", "a"), ("old", "a"), ("other", "a")]
+
+
+def test_a_file_is_created_where_a_folder_takes_no_links(duckdb_file, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    load(row())
+    assert ids(duckdb_file) == [("msgbatch_1", "a")]
 
 
 def test_the_types_are_those_of_the_contract(duckdb_file):

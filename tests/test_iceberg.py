@@ -1,6 +1,8 @@
 """Iceberg: what only this warehouse has."""
 
 import socket
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -137,6 +139,17 @@ def test_a_catalog_that_another_load_sets_up_is_used(tmp_path, lake, monkeypatch
     load(row())
     assert len(set_up) == 1
     assert ids(lake) == [("msgbatch_1", "a")]
+
+
+def test_a_catalog_that_another_load_has_locked_is_tried_again(tmp_path, lake, monkeypatch):
+    load(row(custom_id="old"))
+    set_connection(monkeypatch, "iceberg", host=lake.properties["uri"] + "?timeout=0.1", extra=lake.properties)
+    with closing(sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(iceberg.time, "sleep", lambda _: other.in_transaction and other.execute("ROLLBACK"))
+        load(row(custom_id="new"))
+        assert not other.in_transaction
+    assert ids(lake) == [("msgbatch_1", "new")]
 
 
 def test_conflicts_without_end_are_for_another_try(lake, before_commits, monkeypatch):

@@ -458,6 +458,8 @@ def test_a_table_that_is_no_name_is_told_when_the_dag_is_parsed() -> None:
         (lambda: ClaudeBatchSensor(task_id="wait", batch="b", timeout=-5), "timeout takes a number that is not neg"),
         (lambda: submit(requests=[], shard_size=0), "shard_size takes a whole number from 1 on, and was given 0"),
         (lambda: submit(requests=[], max_requests=-1), "max_requests takes a number that is not negative"),
+        (lambda: submit(requests=iter([])), "requests takes a list, the output of a task, a path"),
+        (lambda: submit(requests={"custom_id": "a"}), "requests takes a list, the output of a task, a path"),
         (lambda: submit(requests=[], preflight=True), "preflight takes a whole number"),
         (lambda: submit(requests=[], preflight=None), "preflight takes a whole number"),
         (lambda: submit(requests=[], reuse_from=("warehouse", None)), "reuse_from takes a connection and a table"),

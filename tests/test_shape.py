@@ -19,6 +19,7 @@ SUBJECT = {
     "wire_id",
     "batch",
     "watch",
+    "words",
     "roll_call",
     "result",
     "row",

@@ -41,6 +41,21 @@ def said(monkeypatch):
     return said
 
 
+@pytest.fixture
+def before_views(monkeypatch):
+    """Do something when a view is about to be created, until there is nothing left to do."""
+    todo = []
+    execute = SnowflakeCursor.execute
+
+    def meddle(cursor, command, *values, **options):
+        if todo and command.startswith("CREATE OR REPLACE VIEW"):
+            todo.pop(0)(cursor)
+        return execute(cursor, command, *values, **options)
+
+    monkeypatch.setattr(SnowflakeCursor, "execute", meddle)
+    return todo
+
+
 def kinds(said):
     """Tell statements by their first words."""
     return [re.match(r"[A-Z]+( (TABLE|OR|TEMPORARY|SESSION|STAGE|TRANSACTION))?", one)[0] for one in said]
@@ -69,6 +84,45 @@ def test_a_table_may_be_named_with_its_database(snowflake):
     load(row(), table=table)
     load(row(text="again"), table=table)
     assert snowflake.query("SELECT text FROM marts.t_latest") == [("again",)]
+
+
+# Loads that meet, or end half way
+
+
+def load_with(column):
+    load(row(column, typed=(column,)), columns=(*COLUMNS, Column(column, "text")))
+
+
+def test_a_column_that_another_load_adds_meanwhile_is_in_the_views(snowflake, before_views):
+    load(row())
+    before_views.append(lambda _: load_with("theirs"))
+    load_with("ours")
+    for view in ("t_latest", "t_current", "t_errors"):
+        assert list(snowflake.types(view)) == list(snowflake.types()) == [*NAMES, "ours", "theirs"]
+
+
+def test_a_view_that_another_load_replaces_by_an_older_one_is_replaced_once_more(snowflake, before_views):
+    def replace(cursor):
+        cursor.connection.cursor().execute(f"CREATE OR REPLACE VIEW t_latest AS SELECT {', '.join(NAMES)} FROM t")
+
+    load(row())
+    nothing = (lambda _: None,)
+    before_views += [*nothing * 2, replace, nothing[0]]
+    load_with("ours")
+    assert before_views == []
+    assert all(list(snowflake.types(f"t_{view}")) == [*NAMES, "ours"] for view in ("latest", "current", "errors"))
+
+
+def test_views_that_were_not_made_are_made_by_the_next_load(snowflake, before_views):
+    def die(_):
+        raise KeyboardInterrupt
+
+    load(row())
+    before_views.append(die)
+    with pytest.raises(KeyboardInterrupt):
+        load_with("ours")
+    load_with("ours")
+    assert all(list(snowflake.types(f"t_{view}")) == [*NAMES, "ours"] for view in ("latest", "current", "errors"))
 
 
 # Types and values

@@ -436,7 +436,7 @@ def test_the_log_says_how_many_how_big_for_which_model_and_what_it_may_cost(
     caplog.set_level("INFO", "airflow_provider_claude_batch")
     task_instance.run(some_requests(7), shard_size=3)
     assert "Submitting 7 requests (" in caplog.text
-    assert "as 3 batch(es) for claude-haiku-4-5" in caplog.text
+    assert "as 3 batches for claude-haiku-4-5" in caplog.text
     assert "It may cost about $0.0" in caplog.text
     assert "5 requests counted" in caplog.text
     assert "https://platform.claude.com/" in caplog.text

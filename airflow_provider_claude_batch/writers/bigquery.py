@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import requests
-from google.api_core.exceptions import ClientError, GoogleAPIError, NotFound
+from google.api_core.exceptions import BadRequest, ClientError, GoogleAPIError, NotFound
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import bigquery
@@ -31,6 +31,7 @@ _LOAD_SECONDS = 3_600.0
 _PATIENCE = 600.0
 _STAGED_FOR = timedelta(days=1)
 _REPLACEMENTS = 3
+_TRIES = 10
 _TYPES: dict[Kind, str] = {
     "text": "STRING",
     "bigint": "INT64",
@@ -127,16 +128,34 @@ class BigQueryWriter:
     def _define(self) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
         found = self._columns(self._table)
-        if not self._missing(found) and all(self._columns(self._table.sibling(view)) for view in _VIEWS):
+        if not self._missing(found) and self._has_views():
             return
         if not found:
             self._create()
             found = self._columns(self._table)
-        missing = self._missing(found)
-        for column in missing:
+        for column in self._missing(found):
             self._run(self._sql.add(column))
-        views = self._sql.views([*found, *(column.name for column in missing)])
-        self._run("; ".join(f"CREATE OR REPLACE VIEW {view} AS {select}" for view, select in views.items()))
+        self._create_views()
+
+    def _has_views(self) -> bool:
+        """A load that ended before its views were made has left the old ones."""
+        ours = {column.name.lower() for column in self._sql.columns}
+        return all(ours <= set(map(str.lower, self._columns(self._table.sibling(view)))) for view in _VIEWS)
+
+    def _create_views(self) -> None:
+        """Create the views, and again where another load adds columns meanwhile, or replaces them by older ones."""
+        shown, tries = None, 0
+        while shown != (found := self._columns(self._table)):
+            views = self._sql.views(found).items()
+            latest, *others = (f"CREATE OR REPLACE VIEW {view} AS {select}" for view, select in views)
+            self._run(latest)
+            try:
+                self._run("; ".join(others))
+                shown = found
+            except BadRequest:
+                tries += 1
+                if tries == _TRIES:
+                    raise
 
     def _create(self) -> None:
         """Create the table, in an order that finds the rows of a batch without reading all others."""

@@ -1,6 +1,7 @@
 """Any other database: rows are staged on disk, then swapped by executemany, in the SQL that SQLAlchemy spells."""
 
 import logging
+import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -39,6 +40,8 @@ _LASTING = re.compile(
 _PASSING = re.compile(r"lock|serializ|concurrent", re.IGNORECASE)
 _ANYTHING = re.compile("")
 _QUOTED = re.compile(r"""(?<!\w)(["'`])(.*\1|.*)""", re.DOTALL)
+
+_Result = TypeVar("_Result")
 
 log = logging.getLogger(__name__)
 
@@ -123,21 +126,25 @@ class DbApiWriter:
     def _show(self) -> None:
         """Create the views; a database without them, or one that does not let us, is loaded all the same."""
         try:
-            _again(self._create_views)
+            while not _again(self._create_views):
+                log.info("Another load added columns; creating the views again.")
         except exc.DBAPIError as error:
             log.warning("The views beside the table cannot be created: %s.", _sentence(error))
 
-    def _create_views(self) -> None:
+    def _create_views(self) -> bool:
+        """Create the views, where they are not there yet; tell whether they show what the table now has."""
         with self._engine.begin() as con:
             found = self._columns_of(con)
             views = self._definition.views(self._definition.table(found))
             shown = {view: self._columns_of(con, view.name).keys() for view in views}
             if all(columns == found.keys() for columns in shown.values()):
-                return
+                return True
             for view in reversed([view for view in views if shown[view]]):
                 con.execute(DropView(view))
             for view, select in views.items():
                 con.execute(CreateView(view, select))
+        with self._engine.connect() as con:
+            return self._columns_of(con).keys() == found.keys()
 
     def _columns_of(self, con: sa.Connection, name: str | None = None) -> Found:
         """Return the columns of the table, or of a view, by our names where they are ours."""
@@ -161,17 +168,16 @@ class DbApiWriter:
         return f"connection {self._hook.get_conn_id()!r}"
 
 
-def _again(step: Callable[[], None], when: re.Pattern[str] = _ANYTHING) -> None:
+def _again(step: Callable[[], _Result], when: re.Pattern[str] = _ANYTHING) -> _Result:
     """Try a step again that another load was in the way of: what it finds then may leave nothing to do."""
-    for attempt in range(_TRIES):
+    for attempt in range(_TRIES - 1):
         try:
-            step()
+            return step()
         except exc.DBAPIError as error:
-            if attempt == _TRIES - 1 or not when.search(_sentence(error)):
+            if not when.search(_sentence(error)):
                 raise
-            time.sleep(2.0**attempt / 20)
-        else:
-            return
+            time.sleep(2.0**attempt / 20 * (0.5 + random.random()))  # noqa: S311
+    return step()
 
 
 def _may_pass(error: exc.SQLAlchemyError) -> bool:

@@ -1,10 +1,11 @@
 """DuckDB: rows are staged as an Arrow file, and the database is opened only for the swap."""
 
 import logging
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ _MEMORY_MB = 128
 _DOUBLINGS = 7
 _GROUP_ROWS, _VECTOR_ROWS = 122_880, 2_048
 _GROUP_BYTES = 32_000_000
+_HEAD_BYTES = 3 * 4_096
 _PATIENCE, _SHORT_PATIENCE = 600.0, 3.0
 _MISTAKES = (
     duckdb.BinderException,
@@ -161,7 +163,7 @@ class DuckDBWriter:
     @contextmanager
     def _open(self, group_rows: int = _GROUP_ROWS, *, is_to_read: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
-            with closing(self._connect(group_rows, is_to_read=is_to_read)) as con:
+            with self._connect(group_rows, is_to_read=is_to_read) as con:
                 # Else a table that is missing is taken for a variable of ours that has its name.
                 con.execute("SET python_enable_replacements = false")
                 yield con
@@ -170,12 +172,21 @@ class DuckDBWriter:
             cls = Misconfigured if is_lasting else WarehouseUnavailable
             raise cls(f"DuckDB could not use connection {self._hook.get_conn_id()!r}: {_first_line(error)}.") from None
 
-    def _connect(self, group_rows: int, *, is_to_read: bool) -> duckdb.DuckDBPyConnection:
+    @contextmanager
+    def _connect(self, group_rows: int, *, is_to_read: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the file; while another process holds it, wait for it."""
         waited, patience = 0.0, _SHORT_PATIENCE if is_to_read else _PATIENCE
         while True:
             try:
-                return self._connect_to_read() if is_to_read else self._connect_once(group_rows)
+                with ExitStack() as opened:
+                    con = (
+                        opened.enter_context(closing(self._connect_to_read()))
+                        if is_to_read
+                        else self._connect_unchanged(opened, group_rows)
+                    )
+                    if con is not None:
+                        kept = opened.pop_all()
+                        break
             except duckdb.IOException as error:
                 if "Could not set lock" not in str(error) or waited >= patience:
                     raise
@@ -184,6 +195,23 @@ class DuckDBWriter:
                 pause = min(0.1 + waited / 10, 2.0)
                 time.sleep(pause)
                 waited += pause
+        with kept:
+            yield con
+
+    def _connect_unchanged(self, opened: ExitStack, group_rows: int) -> duckdb.DuckDBPyConnection | None:
+        """Open the file, unless its head was changed meanwhile: DuckDB reads that before it has locked the file.
+
+        What another load commits in between would be lost. The head is let go last, for that ends all locks.
+        """
+        if self._is_file and not self._hook.read_only and not Path(self._database).exists():
+            self._create_file()
+        head: Any = None
+        if self._is_file:
+            with suppress(OSError):
+                head = opened.enter_context(Path(self._database).open("rb", buffering=0))  # noqa: SIM115
+        before = head and os.pread(head.fileno(), _HEAD_BYTES, 0)
+        con = opened.enter_context(closing(self._connect_once(group_rows)))
+        return con if before == (head and os.pread(head.fileno(), _HEAD_BYTES, 0)) else None
 
     def _connect_once(self, group_rows: int) -> duckdb.DuckDBPyConnection:
         if self._is_file and group_rows < _GROUP_ROWS and not self._hook.read_only:
@@ -191,6 +219,14 @@ class DuckDBWriter:
                 return self._attach(group_rows)
         con: duckdb.DuckDBPyConnection = self._hook.get_conn()
         return con
+
+    def _create_file(self) -> None:
+        """Create the file whole and at once: DuckDB would overwrite one that another load creates at this moment."""
+        path = Path(self._database)
+        with suppress(OSError), TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            new = Path(folder, path.name)
+            duckdb.connect(str(new), config=self._hook.get_connect_config()).close()
+            os.link(new, path)  # which replaces nothing; where there are no links, DuckDB creates the file itself
 
     def _connect_to_read(self) -> duckdb.DuckDBPyConnection:
         """Open the file beside others that read it; it is neither created nor changed."""

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,7 @@ _LASTING = (
     NotImplementedError,
     ValueError,
 )
+_IN_THE_WAY = re.compile(r"already exists|locked|deadlock|serializ")
 
 log = logging.getLogger(__name__)
 
@@ -296,8 +298,8 @@ def _slices(batch_ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _is_conflict(error: BaseException) -> bool:
     """Tell whether another load was faster; in a catalog in SQL, both may create its tables or the namespace."""
-    is_created = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
-    return isinstance(error, _CONFLICTS) or is_created
+    is_in_the_way = isinstance(error, sqlalchemy.exc.IntegrityError) or bool(_IN_THE_WAY.search(_sentence(error)))
+    return isinstance(error, _CONFLICTS) or is_in_the_way
 
 
 def _may_pass(error: BaseException) -> bool:

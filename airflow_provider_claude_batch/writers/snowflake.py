@@ -20,6 +20,7 @@ from airflow_provider_claude_batch.writers.table import Dialect, Part, Statement
 
 _LONGEST_TEXT = 16_777_216  # bytes of a VARCHAR without a length
 _PATIENCE = 600
+_TRIES = 10
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
     "bigint": "NUMBER(38,0)",
@@ -130,17 +131,35 @@ class SnowflakeWriter:
     def _define(self, cursor: Any) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
         found = _columns(cursor, self._sql.table)
-        if not self._missing(found) and all(_columns(cursor, view) for view in self._sql.views(())):
+        if not self._missing(found) and self._has_views(cursor):
             return
         if not found:
             self._create(cursor)
             found = _columns(cursor, self._sql.table)
-        missing = self._missing(found)
-        for column in missing:
+        for column in self._missing(found):
             cursor.execute(self._sql.add(column))
-        exact = (Part(name, is_exact=True) for name in found)
-        for view, select in self._sql.views([*exact, *(column.name for column in missing)]).items():
-            cursor.execute(f"CREATE OR REPLACE VIEW {view} COPY GRANTS AS {select}")
+        self._create_views(cursor)
+
+    def _has_views(self, cursor: Any) -> bool:
+        """A load that ended before its views were made has left the old ones."""
+        ours = {self._dialect.fold(column.name) for column in self._sql.columns}
+        return all(ours <= _columns(cursor, view).keys() for view in self._sql.views(()))
+
+    def _create_views(self, cursor: Any) -> None:
+        """Create the views, and again where another load adds columns meanwhile, or replaces them by older ones."""
+        shown, tries = None, 0
+        while shown != (found := _columns(cursor, self._sql.table)):
+            views = self._sql.views(Part(name, is_exact=True) for name in found)
+            latest, *others = (f"CREATE OR REPLACE VIEW {view} COPY GRANTS AS {views[view]}" for view in views)
+            cursor.execute(latest)
+            try:
+                for create in others:
+                    cursor.execute(create)
+                shown = found
+            except errors.ProgrammingError:
+                tries += 1
+                if tries == _TRIES:
+                    raise
 
     def _create(self, cursor: Any) -> None:
         """Create the table, and its schema where that is named and missing."""

@@ -4,10 +4,10 @@ import { announce, draw, h, ready } from "./dom.js";
 import { count, money, percent, plural } from "./format.js";
 import {
   badge, copyable, costs, dagLink, flag, inFlight, notes, outcomesBar, requestsNote, runLink, shards, STATES, time,
-  times, trouble,
+  times, trouble, without,
 } from "./parts.js";
 import { list, to } from "./place.js";
-import { batches, errors, invalid, models, tables, tasks, timeline } from "./round.js";
+import { answers, batches, errors, invalid, models, tables, tasks, timeline } from "./round.js";
 import { Rows } from "./rows.js";
 
 export class Detail {
@@ -111,6 +111,7 @@ export class Detail {
       timeline(round),
       tasks(submission, round),
       batches(round),
+      answers(round),
       errors(round),
       models(round),
       invalid(round),
@@ -185,6 +186,6 @@ function facts(submission) {
       figure("time", "Time", null, times(submission)),
       figure("shards", "Shards ended", `${submission.shards.ended}/${submission.shards.total}`, shards(submission)),
     ),
-    h("div", { class: "wide", "data-field": "outcomes" }, outcomesBar(submission.outcomes, 12)),
+    h("div", { class: "wide", "data-field": "outcomes" }, outcomesBar(submission.outcomes, 12, without(submission))),
   );
 }

@@ -3,6 +3,7 @@ const NONE = "–";
 const known = (value) => value !== null && value !== undefined;
 const number = new Intl.NumberFormat("en-US");
 const dollars = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD" });
+const mills = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumFractionDigits: 3 });
 const cents = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumSignificantDigits: 2 });
 const UNITS = [
   ["d", 86400],
@@ -16,7 +17,8 @@ export const plural = (value, one, many = `${one}s`) => `${count(value)} ${value
 
 export function money(value) {
   if (!known(value)) return NONE;
-  return (value && Math.abs(value) < 0.01 ? cents : dollars).format(value);
+  const size = Math.abs(value);
+  return (size >= 1 || !size ? dollars : size >= 0.01 ? mills : cents).format(value);
 }
 
 /** Some answers may be of a model whose price is not known. */

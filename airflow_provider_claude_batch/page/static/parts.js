@@ -77,8 +77,11 @@ export const ordered = (outcomes) =>
     .filter(([, value]) => value)
     .sort(([a], [b]) => OUTCOMES.indexOf(a) - OUTCOMES.indexOf(b));
 
+/** Where all answers were there already, nothing more is to come. */
+export const without = ({ requests, reused }) => (reused && !requests ? "all reused" : "nothing yet");
+
 /** A bar for the eyes, and the same in words below it. */
-export function outcomesBar(outcomes, most = 3) {
+export function outcomesBar(outcomes, most = 3, none = "nothing yet") {
   const all = ordered(outcomes);
   const total = all.reduce((sum, [, value]) => sum + value, 0);
   let x = 0;
@@ -106,7 +109,7 @@ export function outcomesBar(outcomes, most = 3) {
     h(
       "span",
       { class: "outcomes" },
-      said.length ? said.slice(0, most) : "nothing yet",
+      said.length ? said.slice(0, most) : none,
       said.length > most && h("span", { class: "outcome" }, `+${said.length - most} more`),
     ),
   ];

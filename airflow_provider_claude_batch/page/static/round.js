@@ -66,7 +66,7 @@ export function batches({ batches: all }) {
         batch.bytes !== null && h("small", null, ` ${size(batch.bytes)}`),
       ),
       cell(
-        "Counts",
+        "The API says",
         "counts",
         { class: "wide" },
         batch.counts ? outcomesBar(batch.counts, 5) : h("span", { class: "muted" }, "not known yet"),
@@ -84,11 +84,17 @@ export function batches({ batches: all }) {
     { name: "Batch" },
     { name: "State" },
     { name: "Requests", right: true },
-    { name: "Counts" },
+    { name: "The API says" },
     { name: "Duration", right: true },
     { name: "Created", right: true },
   ];
   return part("batches", plural(all.length, "shard"), table({ class: "cards", caption: "Shards" }, columns, rows));
+}
+
+/** A batch counts an answer that cannot be used as succeeded; what the round has to give is known when it is loaded. */
+export function answers(round) {
+  if (!round.loaded_at || !round.requests) return null;
+  return part("answers", "Answers", outcomesBar(round.outcomes, 12));
 }
 
 function size(bytes) {

@@ -3,6 +3,7 @@ import { h } from "./dom.js";
 import { percent, plural } from "./format.js";
 import {
   badge, cell, costs, dagLink, flag, outcomesBar, requestsNote, runLink, shards, taskLink, taskName, time, times,
+  without,
 } from "./parts.js";
 import { place, scope, to } from "./place.js";
 
@@ -93,7 +94,7 @@ function figures(part) {
       "outcomes",
       { "data-value": part.requests },
       h("div", null, `${plural(part.requests, "request")}`, note && h("small", null, ` · ${note}`)),
-      outcomesBar(part.outcomes),
+      outcomesBar(part.outcomes, 3, without(part)),
     ),
     cell("Cost", "cost", { class: "right", "data-value": part.cost_usd }, costs(part)),
     cell("Cache hits", "cache", { class: "right", "data-value": part.cache_hit_rate }, percent(part.cache_hit_rate)),
