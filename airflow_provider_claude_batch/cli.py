@@ -74,6 +74,8 @@ def emulate(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every call.")] = False,
 ) -> None:
     """Serve an emulator of the Message Batches API: no key, no cost, every failure on demand."""
+    import msgspec
+
     from airflow_provider_claude_batch.emulator.clock import parse_moment
     from airflow_provider_claude_batch.emulator.server import listen, run
     from airflow_provider_claude_batch.emulator.settings import Settings, parse_keys, parse_rates, parse_span
@@ -99,7 +101,7 @@ def emulate(
             )
             listener = stack.enter_context(listen(host, port))
             world = World(settings)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, msgspec.MsgspecError) as error:  # an older msgspec's is no ValueError
             raise typer.BadParameter(str(error)) from None
         run(world, listener, lambda url: _announce(url, settings.keys, ready_file), verbose=verbose)
 

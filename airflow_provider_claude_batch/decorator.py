@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import DecoratedOperator, task_decorator_factory
+from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs, task_decorator_factory
 
 from airflow_provider_claude_batch.operators import ClaudeBatchOperator
 
@@ -30,7 +30,7 @@ class _Decorated(DecoratedOperator, ClaudeBatchOperator):
 
     def _given(self, context: "Context") -> Any:
         known: Any = {**context, **self.op_kwargs}
-        return self.python_callable(*self.op_args, **self.determine_kwargs(known))
+        return self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, known))
 
 
 def claude_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> "TaskDecorator":

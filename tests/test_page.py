@@ -138,7 +138,7 @@ def test_old_answers_that_nobody_loaded_are_flagged_with_the_days_that_are_left(
     shown = listed(viewer)
     (only,) = shown["submissions"]
     assert (shown["never_loaded"], only["overdue"], only["state"]) == (1, True, "ended")
-    assert only["days_left"] == pytest.approx(20, abs=0.01)
+    assert only["days_left"] == pytest.approx(20, abs=0.1)
 
 
 @pytest.mark.parametrize("fan_out", [False, True])

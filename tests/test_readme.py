@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def test_the_query_of_the_guide_to_submitting_runs_as_printed(
     (code,) = blocks("python", (ROOT / "docs" / "submitting.md").read_text())
     (tmp_path / "submit.py").write_text(code)
     now = datetime.now(UTC)
-    with sqlite3.connect(tmp_path / "tickets.sqlite") as tickets:
+    with closing(sqlite3.connect(tmp_path / "tickets.sqlite", isolation_level=None)) as tickets:
         tickets.execute("CREATE TABLE tickets (id INTEGER, body TEXT, day TEXT)")
         tickets.executemany(
             "INSERT INTO tickets VALUES (?, 'Where is my invoice?', ?)", [(2, f"{now:%Y-%m-%d}"), (1, "2020-01-01")]

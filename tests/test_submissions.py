@@ -3,6 +3,7 @@
 import gzip
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_a_path_may_come_from_an_upstream_task(emulator: Any, run_dag: Any, tmp_
 def test_a_query_is_submitted_and_rendered(
     emulator: Any, run_dag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with sqlite3.connect(tmp_path / "leads.sqlite") as leads:
+    with closing(sqlite3.connect(tmp_path / "leads.sqlite", isolation_level=None)) as leads:
         leads.execute("CREATE TABLE leads (id INTEGER, note TEXT)")
         leads.executemany("INSERT INTO leads VALUES (?, ?)", [(n, f"Lead {n} {{{{ dag }}}}") for n in range(4)])
     connection = {"conn_type": "sqlite", "host": str(tmp_path / "leads.sqlite")}

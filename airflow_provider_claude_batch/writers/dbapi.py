@@ -146,7 +146,7 @@ class DbApiWriter:
         with self._engine.connect() as con:
             return self._columns_of(con).keys() == found.keys()
 
-    def _columns_of(self, con: sa.Connection, name: str | None = None) -> Found:
+    def _columns_of(self, con: "sa.Connection", name: str | None = None) -> Found:
         """Return the columns of the table, or of a view, by our names where they are ours."""
         try:
             columns = sa.inspect(con).get_columns(name or self._definition.name, self._definition.schema)

@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql, mysql, oracle
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import ExecutableDDLElement
+from sqlalchemy.schema import DDLElement
+from sqlalchemy.sql import quoted_name
 
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.row import COLUMNS, Column
@@ -15,11 +16,12 @@ from airflow_provider_claude_batch.writers.sample import FIELDS, LONGEST_TEXT, r
 from airflow_provider_claude_batch.writers.table import Part, Table
 
 _NAME_CHARS = 400
+_IS_2 = hasattr(sa, "Double")  # Airflow 3.1 is installed with SQLAlchemy 1.4, which has neither Double nor Uuid
 _TYPES: dict[str, Any] = {
     "name": sa.Text(),
     "text": sa.Text(),
     "bigint": sa.BigInteger(),
-    "double": sa.Double(),
+    "double": sa.Double() if _IS_2 else sa.Float(53),
     "boolean": sa.Boolean(),
     "date": sa.Date(),
     "timestamp": sa.DateTime(),
@@ -49,7 +51,9 @@ _TYPES_OF: dict[str, dict[str, Any]] = {
 _NAMES = {column.name for column in COLUMNS if column.kind == "text"} - {"text", "error_message"}
 _KEEPS_CASE = {"mariadb", "mssql", "mysql", "sqlite"}
 _HOLDS_NUL = {"mariadb", "mssql", "mysql", "oracle", "sqlite"}
-_FAMILIES = (sa.Boolean, sa.Float, sa.Integer, sa.Numeric, sa.DateTime, sa.Date, sa.Time, sa.Uuid, sa.JSON, sa.String)
+_FAMILIES = (sa.Boolean, sa.Float, sa.Integer, sa.Numeric, sa.DateTime, sa.Date, sa.Time, sa.JSON, sa.String) + (
+    (sa.Uuid,) if _IS_2 else ()
+)
 _ALSO_FITS = {
     (sa.Boolean, sa.Integer),
     (sa.Boolean, sa.Numeric),
@@ -64,7 +68,7 @@ _NTH = "claude_batch_nth"
 Found = Mapping[str, Mapping[str, Any]]
 
 
-class AddColumn(ExecutableDDLElement):
+class AddColumn(DDLElement):
     """Add a column to a table."""
 
     inherit_cache = False
@@ -73,7 +77,7 @@ class AddColumn(ExecutableDDLElement):
         self.column = column
 
 
-class CreateView(ExecutableDDLElement):
+class CreateView(DDLElement):
     """Create a view."""
 
     inherit_cache = False
@@ -82,7 +86,7 @@ class CreateView(ExecutableDDLElement):
         self.view, self.select = view, select
 
 
-class DropView(ExecutableDDLElement):
+class DropView(DDLElement):
     """Drop a view."""
 
     inherit_cache = False
@@ -112,7 +116,7 @@ def _drop_view(element: DropView, compiler: Any, **_: Any) -> str:
 class Definition:
     """What one table of our rows is in one dialect: its columns, its views, and the values that it takes."""
 
-    def __init__(self, table: Table, columns: Sequence[Column], dialect: sa.Dialect) -> None:
+    def __init__(self, table: Table, columns: Sequence[Column], dialect: "sa.Dialect") -> None:
         self._table = table
         self._dialect = dialect
         types = _TYPES | _TYPES_OF.get(dialect.name, {})
@@ -202,10 +206,10 @@ class Definition:
             raise Misconfigured(f"Name the table schema.table, not {self._table}: the connection names the rest.")
         return ".".join(map(self._spell, parts)) if len(parts) > 1 else self._spell(parts[0]) if parts else None
 
-    def _spell(self, part: Part) -> sa.quoted_name:
+    def _spell(self, part: Part) -> quoted_name:
         if part.is_exact:
-            return sa.quoted_name(part, quote=True)
-        return sa.quoted_name(str(part) if self._dialect.name in _KEEPS_CASE else part.lower(), quote=None)
+            return quoted_name(part, quote=True)
+        return quoted_name(str(part) if self._dialect.name in _KEEPS_CASE else part.lower(), quote=None)
 
     def _say(self, found: "sa.types.TypeEngine[Any]") -> str:
         return found.compile(dialect=self._dialect)
