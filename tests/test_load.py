@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx2
 import pytest
 from gateway import Gateway
 from test_client import behind
@@ -78,6 +79,18 @@ def test_results_that_always_end_in_the_middle_of_a_line_leave_what_was_there(
     with behind(Gateway(emulator.base_url, change=cut)) as cut_off, pytest.raises(ApiUnavailable, match="of a line"):
         write(cut_off, sent)
     assert statuses(answers) == [("succeeded", 3)]
+
+
+def test_results_that_stall_are_taken_up_again(
+    emulator: Any, client: Client, sent: Receipt, answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_claude_batch.client._CALL_TIMEOUT", httpx2.Timeout(4.0, connect=60.0))
+    emulator.fault("stall_results", rows=2)
+    write(client, sent)
+    assert len(emulator.journal(operation="results")) > 1
+    assert answers.query("SELECT custom_id, status FROM answers ORDER BY 1") == [
+        (f"r-{n}", "succeeded") for n in range(3)
+    ]
 
 
 def test_results_are_read_from_where_the_api_says(emulator: Any, sent: Receipt, answers: Any) -> None:
