@@ -18,14 +18,11 @@ export async function ask(path, query, signal) {
   const params = new URLSearchParams(
     Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""),
   );
-  const answer = await fetch(`${path}?${params}`, {
-    credentials: "same-origin",
-    headers: { accept: "application/json" },
-    signal,
-  }).catch((error) => {
-    if (error.name === "AbortError") throw error;
-    throw new Problem("Airflow did not answer.", 0);
-  });
+  const url = `${path}?${params}`;
+  let answer = await send(url, {}, signal);
+  // Airflow 3.1.0 keeps its token here, and sends no cookie.
+  const token = answer.status === 401 && localStorage.getItem("token");
+  if (token) answer = await send(url, { authorization: `Bearer ${token}` }, signal);
   const said = await answer.json().catch(() => null);
   if (!answer.ok)
     throw new Problem(
@@ -37,6 +34,14 @@ export async function ask(path, query, signal) {
     throw new Problem("Airflow does not serve this page's data: see Admin › Plugins for import errors.", answer.status);
   return said;
 }
+
+const send = (url, headers, signal) =>
+  fetch(url, { credentials: "same-origin", headers: { accept: "application/json", ...headers }, signal }).catch(
+    (error) => {
+      if (error.name === "AbortError") throw error;
+      throw new Problem("Airflow did not answer.", 0);
+    },
+  );
 
 function sentence(said) {
   // What is wrong with the address itself is told as a list.
