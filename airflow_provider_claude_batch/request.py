@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -258,6 +257,8 @@ def _refuse_slip(key: Any) -> None:
 
 @lru_cache(maxsize=256)
 def _meant(key: str) -> list[str]:
+    from difflib import get_close_matches  # which few tasks need
+
     return get_close_matches(key, _KNOWN, n=1, cutoff=_LIKENESS)
 
 

@@ -85,7 +85,7 @@ def test_a_night_without_changes_passes_through_every_step(
     receipt = xcom(run, "enrich.submit")
     assert (receipt["requests"], receipt["reused"], receipt["batches"]) == (0, 3, [])
     assert xcom(run, "enrich.total")["reused"] == 3
-    assert "3 requests have an answer already, and are not sent" in caplog.text
+    assert "Not sent, for an answer is there already: 3 requests." in caplog.text
     assert answers.query("SELECT count(*) FROM products") == [(3,)]
 
 
