@@ -4,7 +4,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from airflow_provider_claude_batch.price import PRICES, Price, PriceList, dollars
+from airflow_provider_claude_batch.price import PRICES, Price, PriceList, alike, dollars
 from airflow_provider_claude_batch.result import CacheCreation, ServerToolUse, Usage
 
 TODAY = date(2026, 11, 21)
@@ -268,3 +268,17 @@ def test_one_token_is_priced_exactly():
 )
 def test_small_amounts_keep_two_digits_that_mean_something(amount, written):
     assert dollars(amount) == written
+
+
+@pytest.mark.parametrize(
+    ("amounts", "written"),
+    [
+        ((0.0074, 0.0148, 0.0074), ["$0.0074", "$0.0148", "$0.0074"]),
+        ((0.033, 0.066, 0.033), ["$0.033", "$0.066", "$0.033"]),
+        ((0.02, 0.04, 0.02), ["$0.02", "$0.04", "$0.02"]),
+        ((1234.5, 2469.0, 1234.5), ["$1,234.50", "$2,469.00", "$1,234.50"]),
+        ((0.0, 0.0, 0.0), ["$0.00", "$0.00", "$0.00"]),
+    ],
+)
+def test_amounts_that_are_compared_have_the_same_digits(amounts, written):
+    assert alike(*amounts) == written

@@ -6,6 +6,7 @@ from asked import NOTHING, PARAMS, raw, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_claude_batch.emulator.rules import KNOWN, NOT_IN_BATCHES, REMOVED
 from airflow_provider_claude_batch.errors import InvalidRequests, Misconfigured
 from airflow_provider_claude_batch.request import MAX_SKIPPED, Defaults, Reading
 
@@ -226,3 +227,8 @@ def test_to_prime_a_cache_the_shared_system_prompt_asks_to_be_kept_for_an_hour()
 def test_without_a_shared_system_prompt_there_is_nothing_to_prime(system):
     with pytest.raises(Misconfigured, match="needs a system prompt"):
         Reading([], Defaults({"system": system}), prime=True)
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN - {*NOT_IN_BATCHES, *REMOVED, *PARAMS}))
+def test_no_parameter_of_the_api_is_taken_for_a_slip_of_another(name):
+    assert len(list(Reading([raw(**{name: False})], NOTHING))) == 1
