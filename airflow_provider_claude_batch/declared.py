@@ -1,6 +1,6 @@
 """Declared: what the Dag's code says of the tasks upstream; a receipt is data, and only says which of them it means."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -15,7 +15,10 @@ _QUOTED = 80
 def conn_id_of(context: Any, receipts: Sequence[Receipt], given: str | None) -> str:
     """Return the connection to ask with: the one that is given, or that of the receipts if the Dag declares it."""
     named = receipt.conn_id_of(receipts, given, DEFAULT_CONN_ID)
-    if named in (given, DEFAULT_CONN_ID) or _is_declared(context, receipts, {"conn_id": named}):
+    if given or not any(one.conn_id for one in receipts):
+        return named
+    declared = [conn_id for (conn_id,) in _declared(context, receipts, "conn_id") if conn_id]
+    if named in (declared or [DEFAULT_CONN_ID]):
         return named
     raise Misconfigured(
         f"The receipt names the connection {named[:_QUOTED]!r}, which no task upstream in this Dag declares, so it is "
@@ -28,7 +31,7 @@ def table_of(context: Any, loaded: Receipt) -> tuple[str, str]:
     conn_id, table = loaded.warehouse_conn_id, loaded.table
     if not conn_id or not table:
         raise Misconfigured("retry_of= takes the receipt of a load: this one names no table.")
-    if _is_declared(context, [loaded], {"warehouse_conn_id": conn_id, "table": table}):
+    if (conn_id, table) in _declared(context, [loaded], "warehouse_conn_id", "table"):
         return conn_id, table
     raise Misconfigured(
         f"The receipt names the table {table[:_QUOTED]!r} of the connection {conn_id[:_QUOTED]!r}, which no load "
@@ -47,15 +50,13 @@ def submit_of(context: Any, submitted: Receipt) -> tuple[Any, Any]:
     )
 
 
-def _is_declared(context: Any, receipts: Iterable[Receipt], values: Mapping[str, str]) -> bool:
-    """Tell whether a task upstream has these values, in the present context."""
+def _declared(context: Any, receipts: Iterable[Receipt], *fields: str) -> Iterator[tuple[Any, ...]]:
+    """Yield what the tasks upstream have in these fields, in the present context."""
     indexes = sorted({one.map_index for one in receipts})
-    return any(
-        all(_value(task, field, context, index) == value for field, value in values.items())
-        for task in _upstream(context)
-        if values.keys() <= {*task.template_fields}
-        for index in indexes
-    )
+    for task in _upstream(context):
+        if {*fields} <= {*task.template_fields}:
+            for index in indexes if task.is_mapped or task.get_closest_mapped_task_group() else indexes[:1]:
+                yield tuple(_value(task, field, context, index) for field in fields)
 
 
 def _upstream(context: Any) -> Iterator[Any]:
