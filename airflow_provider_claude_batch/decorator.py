@@ -1,11 +1,13 @@
 """The decorator: ``@task.claude_batch``, a submission of the requests that a function returns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs, task_decorator_factory
 
+from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.operators import ClaudeBatchOperator
+from airflow_provider_claude_batch.receipt import Receipt
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -27,6 +29,11 @@ class _Decorated(DecoratedOperator, ClaudeBatchOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, requests=None, **kwargs)
+
+    def read_again(self, context: "Context", place: Receipt) -> Iterator[Any]:
+        """Leave the function alone: calling it again is for the task that submits."""
+        del context, place
+        raise Misconfigured("a function returned them, and only the task that submits calls it.")
 
     def _given(self, context: "Context") -> Any:
         known: Any = {**context, **self.op_kwargs}

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
-from airflow_provider_claude_batch import connection, load, receipt, submit
+from airflow_provider_claude_batch import connection, declared, load, receipt, submit
 from airflow_provider_claude_batch.arguments import (
     check_amount,
     check_choice,
@@ -18,7 +19,6 @@ from airflow_provider_claude_batch.arguments import (
 from airflow_provider_claude_batch.batch_queue import Drain, given_back
 from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
-from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fate import Pause
 from airflow_provider_claude_batch.lineage import outputs
 from airflow_provider_claude_batch.links import LINKS
@@ -138,7 +138,7 @@ class ClaudeBatchOperator(BaseOperator):
         lineage = _own_receipt(context) if loaded is None else next_attempt(loaded)
         submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context), lineage)
         if submitted is None:
-            retry = None if loaded is None else self._retry(loaded)
+            retry = None if loaded is None else self._retry(context, loaded)
             with connection.open_client(self.conn_id) as client:
                 order = self._order(context, lineage, notebook, unremembered_since)
                 submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
@@ -170,6 +170,12 @@ class ClaudeBatchOperator(BaseOperator):
         if isinstance(self.requests, Drain) and retry is not None:
             return self.requests.read_again(retry.lineage)
         return open_source(self._given(context))
+
+    def read_again(self, context: "Context", place: Receipt) -> Iterator[Any]:
+        """Read what a task instance submitted again, from where the Dag's code says that requests come from."""
+        if isinstance(self.requests, Drain):
+            return self.requests.read_again(place)
+        return open_source(open_argument(self.requests, context))
 
     def _given(self, context: "Context") -> Any:
         return open_argument(self.requests, context)
@@ -228,8 +234,8 @@ class ClaudeBatchOperator(BaseOperator):
             raise AirflowSkipException(_NO_RETRY)
         return receipt.newest(loaded)
 
-    def _retry(self, loaded: list[Receipt]) -> Retry:
-        retry = Retry.of(loaded, _read_back)
+    def _retry(self, context: "Context", loaded: list[Receipt]) -> Retry:
+        retry = Retry.of(loaded, partial(_read_back, context))
         if retry is None:
             raise AirflowSkipException(_NO_RETRY)
         self.log.info(
@@ -298,7 +304,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
         columns = Columns.of(self.columns)
         every = (*COLUMNS, *(columns.columns if columns else ()))
         writer = connection.open_warehouse(self.warehouse_conn_id, self.table, every)
-        with connection.open_client(receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)) as client:
+        with connection.open_client(declared.conn_id_of(context, receipts, self.conn_id)) as client:
             loader = load.Loader(client, connection.prices(), columns=columns, roster=Roster(context))
             loaded = loader.load(receipts, writer)
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
@@ -355,7 +361,6 @@ def _publish(context: "Context", submitted: Receipt) -> None:
     push(context, [submitted], many=False)
 
 
-def _read_back(loaded: Receipt) -> Iterable[tuple[str, str | None, int | None]]:
-    if not loaded.warehouse_conn_id or not loaded.table:
-        raise Misconfigured("retry_of= takes the receipt of a load: this one names no table.")
-    return connection.open_warehouse(loaded.warehouse_conn_id, loaded.table).retryable(loaded.batch_ids)
+def _read_back(context: "Context", loaded: Receipt) -> Iterable[tuple[str, str | None, int | None]]:
+    conn_id, table = declared.table_of(context, loaded)
+    return connection.open_warehouse(conn_id, table).retryable(loaded.batch_ids)

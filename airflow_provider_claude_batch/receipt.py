@@ -53,9 +53,9 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the requests can be read again: a URI, a query, a queue, or the tasks whose XComs they were.
+    """Where the requests came from, for people: a URI, a query, a queue, or the tasks whose XComs they were.
 
-    Never credentials.
+    Never credentials. Nothing is read from here: an XCom can be edited.
     """
 
     uri: str | None = None

@@ -1,24 +1,19 @@
 """Rosters: which requests a batch consisted of, read again from where they came from."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import msgspec
 
-from airflow_provider_claude_batch import wire_id
-from airflow_provider_claude_batch.batch_queue import Drain
+from airflow_provider_claude_batch import declared, wire_id
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured
-from airflow_provider_claude_batch.receipt import Part, Receipt, Source
+from airflow_provider_claude_batch.receipt import Part, Receipt
 from airflow_provider_claude_batch.shard import hash_ids
-from airflow_provider_claude_batch.source import SqlRequests, open_source
 
 _CANNOT = "Which requests they are cannot be told: "
 _TWICE = "custom_id stands twice"
-
-Opening = Callable[[], Iterable[Any]]
 
 
 class Roster:
@@ -29,50 +24,25 @@ class Roster:
 
     def __call__(self, receipt: Receipt, part: Part) -> list[str]:
         """Return the ids of the requests of one batch, in the order in which they were sent."""
-        if receipt.source is None or part.first is None or part.ids_hash is None:
+        if part.first is None or part.ids_hash is None:
             raise Misconfigured(f"{_CANNOT}the receipt does not say where they came from.")
         if receipt.attempt > 1:
             raise Misconfigured(f"{_CANNOT}this was a retry, of some requests of its source.")
-        problems: list[str] = []
-        for opening in self._openings(receipt.source, receipt):
-            try:
-                ids = list(islice(_sent(opening(), receipt), part.first, part.first + part.total))
-            except (LookupError, TypeError):
-                continue  # the XCom has another shape
-            except ClaudeBatchError as error:
-                problems.append(str(error))
-                continue
-            if hash_ids(ids) == part.ids_hash:
-                return ids
-            problems.append("the source does not hold the requests of then any more.")
-        raise Misconfigured(_CANNOT + (problems or ["the XCom is gone."])[0])
+        try:
+            ids = list(islice(_sent(self._requests(receipt), receipt), part.first, part.first + part.total))
+        except ClaudeBatchError as error:
+            raise Misconfigured(f"{_CANNOT}{error}") from None
+        except Exception as error:  # noqa: BLE001 - a best effort: templates and XComs raise whatever they like
+            raise Misconfigured(f"{_CANNOT}reading their source again fails ({type(error).__name__}).") from None
+        if hash_ids(ids) != part.ids_hash:
+            raise Misconfigured(f"{_CANNOT}the source does not hold the requests of then any more.")
+        return ids
 
-    def _openings(self, source: Source, receipt: Receipt) -> Iterator[Opening]:
-        """Yield the ways to read the source; of an XCom it is not known whether the submission was mapped over it."""
-        if source.uri:
-            yield partial(open_source, source.uri)
-        elif source.conn_id and source.sql and source.custom_id:
-            ids = source.custom_id
-            yield partial(open_source, SqlRequests(source.conn_id, source.sql, custom_id=ids, prompt=ids))
-        elif len(source.tasks) == 1:
-            yield from self._xcoms(source.tasks[0], receipt.map_index)
-        elif source.conn_id and source.queue:
-            yield partial(Drain(source.conn_id, source.queue).read_again, receipt)
-        else:
-            raise Misconfigured(f"{_CANNOT}their source cannot be read again.")
-
-    def _xcoms(self, task_id: str, map_index: int) -> Iterator[Opening]:
-        pull = partial(self._context["ti"].xcom_pull, task_ids=task_id)
-        if map_index >= 0:
-            yield lambda: _open(pull(map_indexes=map_index))
-            yield lambda: _open(pull()[map_index])
-        yield lambda: _open(pull())
-
-
-def _open(value: Any) -> Iterator[Any]:
-    if value is None:
-        raise LookupError
-    return open_source(value)
+    def _requests(self, receipt: Receipt) -> Iterator[Any]:
+        """Read the source as the Dag's code declares it: `receipt.source` is for people, and anybody may edit it."""
+        task, context = declared.submit_of(self._context, receipt)
+        requests: Iterator[Any] = task.read_again(context, receipt)
+        return requests
 
 
 def _sent(raw: Iterable[Any], receipt: Receipt) -> Iterator[str]:

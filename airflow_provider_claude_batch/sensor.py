@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator
 
-from airflow_provider_claude_batch import connection, metrics, receipt
+from airflow_provider_claude_batch import connection, declared, metrics, receipt
 from airflow_provider_claude_batch.arguments import check_amount, check_choice
 from airflow_provider_claude_batch.batch import Batch, Counts
-from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.errors import ApiRefused, ClaudeBatchError, Misconfigured, WaitTimeout
 from airflow_provider_claude_batch.links import LINKS
 from airflow_provider_claude_batch.roll_call import Roll
@@ -78,7 +77,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
             receipts = receipt.read(open_argument(self.batch, context))
             if not receipts:
                 raise AirflowSkipException("There is nothing to wait for: no batch was given.")
-            conn_id = receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)
+            conn_id = declared.conn_id_of(context, receipts, self.conn_id)
             watch = self._watch(tuple(batch_id for one in receipts for batch_id in one.batch_ids))
             self._watching = conn_id, watch
             with connection.open_client(conn_id) as client:
@@ -162,7 +161,7 @@ class ClaudeBatchSensor(BaseSensorOperator):
                 raise WaitTimeout(found.ending.message)
         value = open_argument(self.batch, context)
         receipts = receipt.read(value)
-        conn_id = receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)
+        conn_id = declared.conn_id_of(context, receipts, self.conn_id)
         for batch in found.batches.values():
             ran = f" after {_span(batch.ended_at - batch.created_at)}" if batch.ended_at else ""
             self.log.info("Batch %s ended%s: %s.", batch.id, ran, _words(batch.request_counts))

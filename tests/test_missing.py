@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fan_out import split
 from airflow_provider_claude_batch.load import Loader
 from airflow_provider_claude_batch.price import PRICES
-from airflow_provider_claude_batch.receipt import Part, Receipt, Source, replace
+from airflow_provider_claude_batch.receipt import Part, Receipt, replace
 from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.shard import hash_ids
@@ -295,52 +296,199 @@ def test_the_missing_of_a_mapped_submission_of_one_list_are_its_own(emulator: An
     assert batches_with_one_missing(run_dag(pipeline(wire)), answers) == 2
 
 
-def part_of(ids: list[str], **said: Any) -> tuple[Receipt, Part]:
-    part = Part("msgbatch_1", len(ids), **{"first": 0, "ids_hash": hash_ids(ids), **said})
-    return Receipt("sub", (part,), source=Source(tasks=("build",)), map_index=1), part
+# What a receipt says is data: the source is read as the Dag declares it
 
 
-class Upstream:
-    """The XComs of one task, by map index."""
+def edited(received: Any, said: Any) -> Any:
+    """Return a receipt as somebody with a right to XComs may leave it: its hash is that of some_requests(9)."""
+    ids_hash = hash_ids([f"r-{n}" for n in range(9)])
 
-    def __init__(self, *values: Any) -> None:
-        self.values = values
+    @task
+    def edit(receipt: Any) -> Any:
+        return {**receipt, **said, "batches": [{**batch, "ids_hash": ids_hash} for batch in receipt["batches"]]}
 
-    def xcom_pull(self, task_ids: str, map_indexes: int | None = None) -> Any:
-        assert task_ids == "build"
-        if map_indexes is not None:
-            return self.values[map_indexes] if map_indexes < len(self.values) > 1 else None
-        return self.values[0] if len(self.values) == 1 else list(self.values)
+    return edit(received)
+
+
+@pytest.fixture
+def salaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A table behind the connection `payroll`, of which no Dag here speaks."""
+    import sqlite3
+    from contextlib import closing
+
+    path = tmp_path / "payroll.sqlite"
+    monkeypatch.setenv("AIRFLOW_CONN_PAYROLL", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+    with closing(sqlite3.connect(path)) as con:
+        con.execute("CREATE TABLE salaries (x)")
+        con.commit()
+
+    def tables() -> list[Any]:
+        with closing(sqlite3.connect(path)) as con:
+            return con.execute("SELECT name FROM sqlite_master").fetchall()
+
+    return tables
+
+
+DROP = {"source": {"conn_id": "payroll", "sql": "DROP TABLE salaries", "custom_id": "x"}}
+
+
+def test_a_query_that_was_written_into_a_receipt_is_not_run(
+    emulator: Any, run_dag: Any, answers: Any, salaries: Any
+) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+
+    def wire() -> None:
+        waited = ClaudeBatchSensor(task_id="wait", batch=submit(requests=build()).output)
+        load(edited(waited.output, DROP))
+
+    assert batches_with_one_missing(run_dag(pipeline(wire)), answers) == 1
+    assert salaries() == [("salaries",)]
 
 
 @pytest.mark.parametrize(
-    "values",
+    "said",
     [
-        ([{"custom_id": "x"}], [{"custom_id": "a"}, {"custom_id": "b"}]),
-        ([[{"custom_id": "x"}], [{"custom_id": "a"}, {"custom_id": "b"}]],),
-        ([{"custom_id": "a"}, {"custom_id": "b"}],),
+        {"source": {"uri": "{file}"}},
+        {"source": {"tasks": ["other"]}},
+        {"source": {"conn_id": "payroll", "queue": "salaries"}},
+        {"submit_task": "other"},
+        {"submit_task": "nobody"},
+        {"dag_id": "another_dag"},
     ],
 )
-def test_whichever_part_of_an_xcom_was_sent_is_found(values: Any) -> None:
-    assert Roster({"ti": Upstream(*values)})(*part_of(["a", "b"])) == ["a", "b"]
+def test_a_source_that_was_written_into_a_receipt_is_not_believed(
+    said: dict[str, Any], emulator: Any, run_dag: Any, answers: Any, salaries: Any, tmp_path: Path, caplog: Any
+) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+    said = json.loads(json.dumps(said).replace("{file}", file_of(tmp_path)))
+
+    def wire() -> None:
+        @task
+        def other() -> list[dict[str, Any]]:
+            return some_requests(9)
+
+        @task
+        def build_and_go() -> list[dict[str, Any]]:
+            return [{**request, "custom_id": f"x-{request['custom_id']}"} for request in some_requests(9)]
+
+        waited = ClaudeBatchSensor(task_id="wait", batch=submit(requests=build_and_go()).output)
+        other() >> waited
+        load(edited(waited.output, said))
+
+    assert states(run_dag(pipeline(wire)))["load"] == "failed"
+    assert {custom_id[:4] for (custom_id,) in answers.query("SELECT custom_id FROM answers")} == {"x-r-"}
+    assert answers.query("SELECT count(*) FROM answers") == [(8,)]
+    why = "does not hold the requests of then" if "source" in said else "no task upstream in this Dag submitted them"
+    assert why in caplog.text
+    assert salaries() == [("salaries",)]
 
 
-@pytest.mark.parametrize("values", [(None,), ([],), ([{"custom_id": "a"}],), ({"custom_id": "a"},), ("a",), (7,)])
-def test_an_xcom_of_another_shape_tells_nothing(values: Any) -> None:
+def test_the_missing_of_another_dag_are_counted_and_not_named(
+    emulator: Any, run_dag: Any, answers: Any, salaries: Any, caplog: Any, capfd: Any
+) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+    waited = xcom(
+        run_dag(pipeline(lambda: ClaudeBatchSensor(task_id="wait", batch=submit(requests=build()).output))), "wait"
+    )
+
+    @dag(schedule=None)
+    def only_loads() -> None:
+        load({**waited, **DROP})
+
+    run = run_dag(only_loads())
+    assert states(run) == {"load": "failed"}
+    assert xcom(run, "load")["counts"] == {"succeeded": 8, "missing": 1}
+    assert "no task upstream in this Dag submitted them" in caplog.text
+    assert "1 requests are in no line of the results" in capfd.readouterr().out
+    assert salaries() == [("salaries",)]
+
+
+def test_a_query_with_templates_parameters_and_a_file_is_read_as_the_submission_read_it(
+    emulator: Any, run_dag: Any, answers: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+    query_of(tmp_path, monkeypatch)
+    text = "SELECT id, body FROM {{ dag_run.conf['table'] }} WHERE id >= ? AND '{{ task.task_id }}' = 'submit'"
+    (tmp_path / "leads.sql").write_text(f"{text} ORDER BY id -- {'x' * 2_000}")
+
+    @dag(schedule=None, template_searchpath=[str(tmp_path)])
+    def pipeline() -> None:
+        query = SqlRequests("{{ dag_run.conf['db'] }}", "leads.sql", custom_id="id", prompt="body", parameters=("r-0",))
+        load(ClaudeBatchSensor(task_id="wait", batch=submit(requests=query).output).output)
+
+    run = run_dag(pipeline(), run_conf={"table": "leads", "db": "source"})
+    assert batches_with_one_missing(run, answers) == 1
+
+
+def test_the_missing_of_a_submission_mapped_over_paths_are_its_own(
+    emulator: Any, run_dag: Any, answers: Any, tmp_path: Path
+) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+    for part in range(3):
+        requests = [{**one, "custom_id": f"{part}-{one['custom_id']}"} for one in some_requests(3)]
+        (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in requests))
+
+    def wire() -> None:
+        kwargs = [{"requests": f"{tmp_path}/{{{{ ti.map_index }}}}.jsonl"} for _ in range(3)]
+        submits = ClaudeBatchOperator.partial(task_id="submit", defaults=DEFAULTS).expand_kwargs(kwargs)
+        load(ClaudeBatchSensor(task_id="wait", batch=submits.output).output)
+
+    assert batches_with_one_missing(run_dag(pipeline(wire)), answers) == 3
+
+
+def test_a_function_that_returned_the_requests_is_not_called_by_the_load(
+    emulator: Any, run_dag: Any, answers: Any, caplog: Any
+) -> None:
+    emulator.fault("missing_lines", count=1, times=-1)
+    calls = []
+
+    def wire() -> None:
+        @task.claude_batch(task_id="submit", defaults=DEFAULTS)
+        def ask() -> list[dict[str, Any]]:
+            calls.append(1)
+            return some_requests(9)
+
+        load(ClaudeBatchSensor(task_id="wait", batch=ask()).output)
+
+    assert states(run_dag(pipeline(wire)))["load"] == "failed"
+    assert "a function returned them" in caplog.text
+    assert calls == [1]
+
+
+def part_of(ids: list[str], **said: Any) -> tuple[Receipt, Part]:
+    part = Part("msgbatch_1", len(ids), **{"first": 0, "ids_hash": hash_ids(ids), **said})
+    return Receipt("sub", (part,), dag_id="pipeline", submit_task="submit"), part
+
+
+def roster_of(requests: Any) -> Roster:
+    """Return what names the requests of a Dag that was never run."""
+    made = pipeline(lambda: load(submit(requests=requests).output))
+    ti = SimpleNamespace(task_id="load", map_index=-1)
+    return Roster({"dag": made, "task": made.get_task("load"), "ti": ti})
+
+
+def test_requests_that_stand_in_the_dag_are_named() -> None:
+    assert roster_of([{"custom_id": "a"}, {"custom_id": "b"}])(*part_of(["a", "b"])) == ["a", "b"]
+
+
+@pytest.mark.parametrize("requests", [[], [{"custom_id": "a"}], ["a"], [7], "/no/such/file.jsonl"])
+def test_requests_of_another_shape_tell_nothing(requests: Any) -> None:
     with pytest.raises(Misconfigured, match="cannot be told"):
-        Roster({"ti": Upstream(*values)})(*part_of(["a", "b"]))
+        roster_of(requests)(*part_of(["a", "b"]))
 
 
-def test_a_receipt_from_before_there_was_a_hash_of_ids_tells_nothing() -> None:
-    with pytest.raises(Misconfigured, match="does not say where they came from"):
-        Roster({"ti": Upstream([{"custom_id": "a"}])})(*part_of(["a"], ids_hash=None))
+@pytest.mark.parametrize("said", [{"ids_hash": None}, {"first": None}, {"first": -1}, {"requests": -3}])
+def test_a_receipt_that_does_not_say_where_a_batch_begins_tells_nothing(said: Any) -> None:
+    receipt, part = part_of(["a"])
+    with pytest.raises(Misconfigured, match="cannot be told"):
+        roster_of([{"custom_id": "a"}])(receipt, replace(part, **said))
 
 
 def test_an_id_that_was_skipped_first_and_sent_later_stands_where_it_was_sent() -> None:
     receipt, part = part_of(["b", "a", "c"])
     receipt = replace(receipt, invalid={"model is missing": ("a",), "custom_id stands twice": ("b", "a")})
     raw = [{"custom_id": one} for one in ("a", "b", "b", "a", "a", "x" * 99, "c")]
-    assert Roster({"ti": Upstream(raw)})(receipt, part) == ["b", "a", "c"]
+    assert roster_of(raw)(receipt, part) == ["b", "a", "c"]
 
 
 # The rows of requests that were never sent

@@ -47,6 +47,7 @@ AIRFLOW = {
     "order",
     "poller",
     "fate",
+    "declared",
     "decorator",
     "draft",
     "task_group",
