@@ -39,7 +39,7 @@ from airflow_provider_claude_batch.writers.table import Table
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_RETENTION, _CLOCK_SKEW = timedelta(days=28), timedelta(hours=1)
+_CLOCK_SKEW = timedelta(days=1)
 _NO_RETRY = "There is nothing to retry: another try can better no answer."
 
 
@@ -346,9 +346,10 @@ def _is_forgetful(notebook: Notebook) -> bool:
 
 
 def _beginning(context: "Context") -> datetime:
-    """Before this moment the run cannot have submitted anything of which there still are results."""
-    dag_run, oldest = context["dag_run"], datetime.now(UTC) - _RETENTION
-    return max((dag_run.run_after or dag_run.start_date or oldest) - _CLOCK_SKEW, oldest)
+    """Before this moment the run cannot have submitted anything: a day allows for a wrong clock of Airflow's."""
+    dag_run = context["dag_run"]
+    begun = dag_run.run_after or dag_run.start_date
+    return begun - _CLOCK_SKEW if begun else datetime.fromtimestamp(0, UTC)
 
 
 def _publish(context: "Context", submitted: Receipt) -> None:
