@@ -205,7 +205,7 @@ class Client:
             return True
 
     def _read_clock(self, response: httpx2.Response) -> None:
-        """Note the API's time at our second zero; it tells whole seconds only, so of close readings the later is truer."""
+        """Note the API's time at our second zero; it tells whole seconds, so of close readings the later is truer."""
         with suppress(KeyError, ValueError):
             zero = parsedate_to_datetime(response.headers["date"]) - timedelta(seconds=_seconds())
             is_about_the_same = self._zero is not None and abs(zero - self._zero) < timedelta(seconds=1)

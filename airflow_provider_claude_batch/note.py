@@ -72,6 +72,7 @@ class Cover(msgspec.Struct, omit_defaults=True):
     strangers: list[str] = []
     preflight: int = 0
     preflight_usd: float = 0.0
+    preflight_unpriced: int = 0
     waits: int = 0
     pages: int = 0
     author: str = ""
@@ -105,7 +106,12 @@ class Note(msgspec.Struct):
             for shard, end in zip(self.shards, ends, strict=True)
             if shard.id
         )
-        return replace(self.cover.submission, batches=parts, preflight_usd=self.cover.preflight_usd or None)
+        return replace(
+            self.cover.submission,
+            batches=parts,
+            preflight_usd=self.cover.preflight_usd or None,
+            preflight_unpriced=self.cover.preflight_unpriced or None,
+        )
 
     @property
     def digests(self) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
-from airflow_provider_claude_batch import connection, load, receipt, submit
+from airflow_provider_claude_batch import abandoned, connection, load, receipt, submit
 from airflow_provider_claude_batch.arguments import (
     check_amount,
     check_choice,
@@ -300,7 +300,10 @@ class ClaudeBatchResultsOperator(BaseOperator):
         writer = connection.open_warehouse(self.warehouse_conn_id, self.table, every)
         with connection.open_client(receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)) as client:
             loader = load.Loader(client, connection.prices(), columns=columns, roster=Roster(context))
-            loaded = loader.load(receipts, writer)
+            loaded = [
+                (abandoned.priced(one, client, connection.prices()), tally)
+                for one, tally in loader.load(receipts, writer)
+            ]
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
         if self.do_xcom_push:
             context["ti"].xcom_push("return_value", pushed)  # it is there for who goes on in spite of the verdict

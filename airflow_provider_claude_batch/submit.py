@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from airflow_provider_claude_batch import preflight
+from airflow_provider_claude_batch import abandoned, preflight
 from airflow_provider_claude_batch.draft import Draft
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
@@ -106,10 +106,20 @@ class Submission:
         if note is not noted:
             self._notebook.write(note)
         if not note.any_sent:
-            preflight.fly(draft.survey.first, note, self._order, self._client, self._notebook)
+            self._preflight(draft, note)
         if self._order.begin:
             self._order.begin(note.receipt)
         return self._send_all(draft.shards, note)
+
+    def _preflight(self, draft: Draft, note: Note) -> None:
+        """Have the first requests answered live; where that stops the submission, a receipt says what it cost."""
+        try:
+            preflight.fly(draft.survey.first, note, self._order, self._client, self._notebook)
+        except ClaudeBatchError as error:
+            receipt = note.receipt
+            if (receipt.preflight_usd or receipt.preflight_unpriced) and not isinstance(error, TakenOver):
+                self._publish(receipt)
+            raise
 
     def _moment(self) -> datetime:
         """Say up to when answers in the table count; a slow clock would have them paid again, so the later one does."""
@@ -126,6 +136,9 @@ class Submission:
             invalid=draft.invalid,
             reused=draft.reading.reused,
             submitted_at=now,
+            abandoned=abandoned.left_by(before),
+            preflight_usd=(before and before.cover.preflight_usd) or None,
+            preflight_unpriced=(before and before.cover.preflight_unpriced) or None,
         )
 
     def _reconcile(self, draft: Draft, noted: Note | None) -> Note | None:
@@ -206,6 +219,7 @@ class Submission:
             estimate_usd=estimate.usd,
             estimate_basis=estimate.basis,
             submitted_at=now,
+            abandoned=abandoned.left_by(before),
         )
         noted = [
             NotedShard(order.mark(one, generation), one.digest, one.requests, one.bytes, ids_hash=one.ids_hash)
@@ -214,6 +228,8 @@ class Submission:
         if order.unremembered_since:
             _doubt_all(noted, order.unremembered_since, now)
         cover = Cover(order.clear, receipt, now, generation, self._notebook.forget)
+        if before is not None:
+            cover.preflight_usd, cover.preflight_unpriced = before.cover.preflight_usd, before.cover.preflight_unpriced
         cover.as_of = None if order.answered is None else draft.as_of
         return Note(cover, noted)
 
