@@ -299,11 +299,10 @@ class ClaudeBatchResultsOperator(BaseOperator):
         every = (*COLUMNS, *(columns.columns if columns else ()))
         writer = connection.open_warehouse(self.warehouse_conn_id, self.table, every)
         with connection.open_client(receipt.conn_id_of(receipts, self.conn_id, DEFAULT_CONN_ID)) as client:
-            loader = load.Loader(client, connection.prices(), columns=columns, roster=Roster(context))
-            loaded = [
-                (abandoned.priced(one, client, connection.prices()), tally)
-                for one, tally in loader.load(receipts, writer)
-            ]
+            prices = connection.prices()
+            loader = load.Loader(client, prices, columns=columns, roster=Roster(context))
+            written = loader.load(receipts, writer)
+            loaded = [(abandoned.priced(one, client, prices), tally) for one, tally in written]
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
         if self.do_xcom_push:
             context["ti"].xcom_push("return_value", pushed)  # it is there for who goes on in spite of the verdict

@@ -125,7 +125,9 @@ def test_a_task_that_is_cleared_with_the_same_requests_replaces_nothing(task: Ta
 
 def test_the_page_shows_what_was_paid_beside_the_answers(replaced: tuple[str, Receipt]) -> None:
     old_id, new = replaced
-    priced = replace(new, rows=10, preflight_unpriced=2, abandoned=(Abandoned(old_id, 10, cost_usd=0.5),))
+    lost = Abandoned(None, 3)
+    new = replace(new, abandoned=(Abandoned(old_id, 10), lost))
+    priced = replace(new, rows=10, preflight_unpriced=2, abandoned=(Abandoned(old_id, 10, cost_usd=0.5), lost))
     now = datetime.now(UTC)
 
     def shown(*receipts: Receipt) -> dict[str, Any]:
@@ -133,6 +135,6 @@ def test_the_page_shows_what_was_paid_beside_the_answers(replaced: tuple[str, Re
         (only,) = Listing(gather(entries), Filter(), {}, now).page(0, 1)["submissions"]
         return only
 
-    assert shown(new)["abandoned"] == {"batches": 1, "usd": None, "unpriced": 1}
-    assert shown(new, priced)["abandoned"] == {"batches": 1, "usd": 0.5, "unpriced": 0}
+    assert shown(new)["abandoned"] == {"batches": 2, "usd": None, "unpriced": 2}
+    assert shown(new, priced)["abandoned"] == {"batches": 2, "usd": 0.5, "unpriced": 1}
     assert shown(priced)["preflight_unpriced"] == 2

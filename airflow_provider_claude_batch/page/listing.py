@@ -146,7 +146,7 @@ def _money(loaded: Any) -> dict[str, Any]:
 
 def _abandoned(rounds: Iterable[Round]) -> dict[str, Any]:
     """Sum up the batches that were abandoned for this submission; loads know what they cost."""
-    found = spending.abandoned(receipt for one in rounds for receipt in (one.receipt, *one.loaded))
+    found = spending.abandoned(next((load for load in one.loaded if load.abandoned), one.receipt) for one in rounds)
     usd, unpriced = spending.of_abandoned(found)
     return {"batches": len(found), "usd": usd, "unpriced": unpriced}
 
