@@ -34,10 +34,14 @@ def forget(
     except ClaudeBatchError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    submitted = noted.submission
+    if noted is None:
+        what = "the note of this task, which the workers keep in a state backend that cannot be read here"
+    else:
+        submitted = noted.submission
+        at = f"{submitted.submitted_at:%Y-%m-%d %H:%M} UTC"
+        what = f"{submitted.requests:,} requests, submitted at {at} as {submitted.submission}"
     typer.echo(
-        f"Forgotten: {submitted.requests:,} requests, submitted at {submitted.submitted_at:%Y-%m-%d %H:%M} UTC as "
-        f"{submitted.submission}. When {task} runs again, they are submitted and paid again, and batches of before "
+        f"Forgotten: {what}. When {task} runs again, they are submitted and paid again, and batches of before "
         "that still run are cancelled: clear it now."
     )
 

@@ -1,10 +1,12 @@
 """The Message Batches API over HTTP: the only place that touches the SDK."""
 
 import logging
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
 import anthropic
@@ -37,6 +39,9 @@ _ONCE: Any = {"timeout": _CALL_TIMEOUT, "max_retries": 0}
 _SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "ramp_limit_exceeded"}
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _DOUBTFUL = {408, 409}
+_JUMP = timedelta(seconds=5)
+# Seconds by a clock that nobody sets; on Linux it also counts what the machine slept.
+_seconds = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 
 
 # At DEBUG the SDK logs whole requests, prompts included, and at INFO its HTTP library a line for every call.
@@ -62,7 +67,8 @@ class Client:
     def __init__(self, sdk: anthropic.Anthropic, conn_id: str) -> None:
         self._sdk = sdk
         self._conn_id = conn_id
-        self._ahead: timedelta | None = None
+        self._zero: datetime | None = None
+        self._wall_zero = _wall_zero()
 
     def __enter__(self) -> Self:
         return self
@@ -71,12 +77,16 @@ class Client:
         self._sdk.close()
 
     def now(self) -> datetime:
-        """Tell the time by the API's own clock."""
-        if self._ahead is None:
-            next(self.recent(), None)
-        if self._ahead is None:
-            self._ahead = timedelta()  # nobody says what time it is there
-        return datetime.now(UTC) + self._ahead
+        """Tell the time by the API's own clock: what it said last, and the seconds since then.
+
+        If the clock of this machine has jumped meanwhile, the machine may have slept: the API is asked again.
+        """
+        if self._zero is None or abs(_wall_zero() - self._wall_zero) > _JUMP:
+            self.newest()
+            self._wall_zero = _wall_zero()
+        if self._zero is None:
+            self._zero = self._wall_zero  # the API's answers bear no date
+        return self._zero + timedelta(seconds=_seconds())
 
     def create(self, body: Iterable[bytes], length: int, betas: Iterable[str] = (), *, until: datetime) -> Batch:
         """Submit a batch once; an answer that never came is FateUnknown, never another try.
@@ -117,6 +127,11 @@ class Client:
             if not page.has_more or page.last_id is None:
                 return
             after = {"after_id": page.last_id}
+
+    def newest(self) -> Batch | None:
+        """Return the first batch of the list, and read the API's clock."""
+        page = self._call(batches.decode_page, "get", _BATCHES, {"timeout": _CALL_TIMEOUT, "params": {"limit": 1}})
+        return page.data[0] if page.data else None
 
     def cancel(self, batch_id: str) -> Batch:
         """Ask the API to stop a batch; what was finished by then stays, and is paid."""
@@ -178,16 +193,24 @@ class Client:
 
     def _stopping(self, body: Iterable[bytes], until: datetime) -> Iterator[bytes]:
         for chunk in body:
-            if self.now() > until:
+            if self._is_past(until):
                 raise _UploadStopped
             yield chunk
 
+    def _is_past(self, moment: datetime) -> bool:
+        """Say whether a moment has passed; if nobody can tell, it may have."""
+        try:
+            return self.now() > moment
+        except ClaudeBatchError:
+            return True
+
     def _read_clock(self, response: httpx2.Response) -> None:
-        """Compare clocks; the header tells whole seconds only, so of two readings a second apart the later is truer."""
+        """Note the API's time at our second zero; it tells whole seconds, so of close readings the later is truer."""
         with suppress(KeyError, ValueError):
-            ahead = parsedate_to_datetime(response.headers["date"]) - datetime.now(UTC)
-            is_about_the_same = self._ahead is not None and abs(ahead - self._ahead) < timedelta(seconds=1)
-            self._ahead = max(ahead, self._ahead) if self._ahead is not None and is_about_the_same else ahead
+            zero = parsedate_to_datetime(response.headers["date"]) - timedelta(seconds=_seconds())
+            is_about_the_same = self._zero is not None and abs(zero - self._zero) < timedelta(seconds=1)
+            self._zero = max(zero, self._zero) if self._zero is not None and is_about_the_same else zero
+            self._wall_zero = _wall_zero()
 
 
 class AsyncClient:
@@ -232,6 +255,11 @@ class AsyncClient:
             path = f"{_BATCHES}/{batch_id}/cancel"
             response = await self._sdk.post(path, cast_to=httpx2.Response, options=_ONCE)
             return batches.decode(response.content)
+
+
+def _wall_zero() -> datetime:
+    """Reckon when our seconds began by the clock of this machine: it changes only if that clock jumps."""
+    return datetime.now(UTC) - timedelta(seconds=_seconds())
 
 
 def _page_options(after_id: str | None) -> Any:

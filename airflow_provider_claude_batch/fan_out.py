@@ -8,6 +8,8 @@ from airflow.sdk import task
 from airflow_provider_claude_batch import receipt
 from airflow_provider_claude_batch.receipt import Receipt
 
+_OF_THE_WHOLE = ("reused", "estimate_usd", "preflight_usd", "preflight_unpriced", "abandoned")
+
 
 @task
 def shards(submitted: Any) -> list[dict[str, Any]]:
@@ -31,4 +33,5 @@ def split(whole: Receipt, most: int) -> list[Receipt]:
     parts = [receipt.replace(whole, batches=group, requests=sum(part.total for part in group)) for group in groups] or [
         whole
     ]
-    return parts[:1] + [receipt.replace(part, reused=None, estimate_usd=None, preflight_usd=None) for part in parts[1:]]
+    without: dict[str, None] = dict.fromkeys(_OF_THE_WHOLE)
+    return parts[:1] + [receipt.replace(part, **without) for part in parts[1:]]

@@ -1,9 +1,10 @@
 """Fates: what became of shards whose answer never came."""
 
 import logging
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # A create may be answered ten minutes after its upload, and appear in the list only then.
 GRACE = timedelta(minutes=12)
+RESULTS_LAST = timedelta(days=28)  # the API keeps them for 29
 _SLACK = timedelta(minutes=1)
 _LONGEST_RUN = timedelta(hours=26)
 _RECHECK_SECONDS = 300.0
@@ -50,7 +52,12 @@ def settle(note: Note, client: "Client", notebook: Notebook) -> Pause | None:
     doubtful = note.in_doubt
     if not doubtful:
         return None
-    candidates, now = _candidates(note, list(doubtful.values()), client)
+    listed = client.recent()
+    newest, now = next(listed, None), client.now()
+    for index, shard in doubtful.items():
+        if _narrow(shard, newest, now):
+            notebook.update(note, index)
+    candidates = _candidates(note, list(doubtful.values()), chain([newest] if newest else [], listed))
     by_mark = {shard.mark: shard for shard in doubtful.values()}
     suspects = [batch for batch in candidates if not _is_known(batch, by_mark, note, client)]
     pauses = []
@@ -66,24 +73,38 @@ def settle(note: Note, client: "Client", notebook: Notebook) -> Pause | None:
     return _first(pauses)
 
 
-def _candidates(note: Note, doubtful: list[NotedShard], client: "Client") -> tuple[list[Batch], datetime]:
-    """List what may be the batch of one of the shards, by size and time, no sibling's; and say as of when."""
-    earliest = min(shard.sent_at for shard in doubtful if shard.sent_at) - _SLACK
+def _narrow(shard: NotedShard, newest: Batch | None, now: datetime) -> bool:
+    """Bound the search for a shard's batch by the API's own list, and by no clock of a worker; say whether that is new.
+
+    When nothing can arrive any more, the list holds the batch or never will: newer ones are not it.
+    """
+    if shard.sent_at is None or shard.give_up_at is None:
+        return False
+    if shard.not_before is None:  # an older version noted the times of a worker's clock
+        shard.not_before = min(shard.sent_at, now - RESULTS_LAST)
+        shard.give_up_at = now + timedelta(seconds=upload_seconds(shard.bytes))
+        return True
+    if shard.not_after is None and now >= shard.give_up_at + GRACE:
+        shard.not_after = newest.created_at if newest else now
+        return True
+    return False
+
+
+def _candidates(note: Note, doubtful: list[NotedShard], listed: Iterable[Batch]) -> list[Batch]:
+    """Choose from the list, newest first, what may be the batch of one of the shards and is no sibling's."""
+    earliest = min(shard.not_before for shard in doubtful if shard.not_before) - _SLACK
     not_these = {*note.ids, *note.cover.strangers}
-    listed = client.recent()
-    batch, now = next(listed, None), client.now()
-    found = []
-    while batch is not None and batch.created_at >= earliest:
-        if batch.id not in not_these and any(_could_be(batch, shard) for shard in doubtful):
-            found.append(batch)
-        batch = next(listed, None)
-    return found, now
+    recent = takewhile(lambda batch: batch.created_at >= earliest, listed)
+    return [one for one in recent if one.id not in not_these and any(_could_be(one, shard) for shard in doubtful)]
 
 
 def _could_be(batch: Batch, shard: NotedShard) -> bool:
-    if shard.sent_at is None or shard.give_up_at is None or batch.request_counts.total != shard.requests:
+    """Compare sizes, and creation with the bounds; what was deleted before the shard was sent is another's."""
+    if shard.sent_at is None or shard.not_before is None or batch.request_counts.total != shard.requests:
         return False
-    return shard.sent_at - _SLACK <= batch.created_at <= shard.give_up_at + GRACE
+    if batch.created_at < shard.not_before - _SLACK or (shard.not_after and batch.created_at > shard.not_after):
+        return False
+    return batch.archived_at is None or batch.archived_at > shard.sent_at
 
 
 def _is_known(batch: Batch, by_mark: dict[str, NotedShard], note: Note, client: "Client") -> bool:

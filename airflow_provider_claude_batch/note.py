@@ -34,7 +34,10 @@ class Store(Protocol):
 
 
 class NotedShard(msgspec.Struct, omit_defaults=True):
-    """One shard: what it holds, when it was sent, until when it could arrive, and the id that the API gave it."""
+    """One shard: what it holds, when it was sent, until when it could arrive, and the id that the API gave it.
+
+    `not_before` and `not_after` bound the creation of its batch. They are read off the API's own list.
+    """
 
     mark: str
     digest: str
@@ -44,6 +47,8 @@ class NotedShard(msgspec.Struct, omit_defaults=True):
     give_up_at: datetime | None = None
     id: str | None = None
     ids_hash: str | None = None
+    not_before: datetime | None = None
+    not_after: datetime | None = None
 
     @property
     def in_doubt(self) -> bool:
@@ -52,7 +57,7 @@ class NotedShard(msgspec.Struct, omit_defaults=True):
 
     def withdraw(self) -> None:
         """Take note that the API does not have it."""
-        self.sent_at = self.give_up_at = None
+        self.sent_at = self.give_up_at = self.not_before = self.not_after = None
 
 
 class Cover(msgspec.Struct, omit_defaults=True):
@@ -67,6 +72,7 @@ class Cover(msgspec.Struct, omit_defaults=True):
     strangers: list[str] = []
     preflight: int = 0
     preflight_usd: float = 0.0
+    preflight_unpriced: int = 0
     waits: int = 0
     pages: int = 0
     author: str = ""
@@ -100,7 +106,12 @@ class Note(msgspec.Struct):
             for shard, end in zip(self.shards, ends, strict=True)
             if shard.id
         )
-        return replace(self.cover.submission, batches=parts, preflight_usd=self.cover.preflight_usd or None)
+        return replace(
+            self.cover.submission,
+            batches=parts,
+            preflight_usd=self.cover.preflight_usd or None,
+            preflight_unpriced=self.cover.preflight_unpriced or None,
+        )
 
     @property
     def digests(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
-from airflow_provider_claude_batch import connection, declared, load, receipt, submit
+from airflow_provider_claude_batch import abandoned, connection, declared, load, receipt, submit
 from airflow_provider_claude_batch.arguments import (
     check_amount,
     check_choice,
@@ -39,7 +39,7 @@ from airflow_provider_claude_batch.writers.table import Table
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_RETENTION, _CLOCK_SKEW = timedelta(days=28), timedelta(hours=1)
+_CLOCK_SKEW = timedelta(days=1)
 _NO_RETRY = "There is nothing to retry: another try can better no answer."
 
 
@@ -305,8 +305,10 @@ class ClaudeBatchResultsOperator(BaseOperator):
         every = (*COLUMNS, *(columns.columns if columns else ()))
         writer = connection.open_warehouse(self.warehouse_conn_id, self.table, every)
         with connection.open_client(declared.conn_id_of(context, receipts, self.conn_id)) as client:
-            loader = load.Loader(client, connection.prices(), columns=columns, roster=Roster(context))
-            loaded = loader.load(receipts, writer)
+            prices = connection.prices()
+            loader = load.Loader(client, prices, columns=columns, roster=Roster(context))
+            written = loader.load(receipts, writer)
+            loaded = [(abandoned.priced(one, client, prices), tally) for one, tally in written]
         pushed = push(context, [one for one, _ in loaded], many=isinstance(value, list))
         if self.do_xcom_push:
             context["ti"].xcom_push("return_value", pushed)  # it is there for who goes on in spite of the verdict
@@ -352,9 +354,10 @@ def _is_forgetful(notebook: Notebook) -> bool:
 
 
 def _beginning(context: "Context") -> datetime:
-    """Before this moment the run cannot have submitted anything of which there still are results."""
-    dag_run, oldest = context["dag_run"], datetime.now(UTC) - _RETENTION
-    return max((dag_run.run_after or dag_run.start_date or oldest) - _CLOCK_SKEW, oldest)
+    """Before this moment the run cannot have submitted anything: a day allows for a wrong clock of Airflow's."""
+    dag_run = context["dag_run"]
+    begun = dag_run.run_after or dag_run.start_date
+    return begun - _CLOCK_SKEW if begun else datetime.fromtimestamp(0, UTC)
 
 
 def _publish(context: "Context", submitted: Receipt) -> None:

@@ -4,17 +4,19 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_claude_batch import result
-from airflow_provider_claude_batch.errors import ApiRefused, PreflightFailed
+from airflow_provider_claude_batch import result, spending
+from airflow_provider_claude_batch.errors import ApiRefused, PreflightFailed, QueueFull
 from airflow_provider_claude_batch.note import Note, Notebook
 from airflow_provider_claude_batch.order import Order
-from airflow_provider_claude_batch.price import dollars
 from airflow_provider_claude_batch.request import Request
 from airflow_provider_claude_batch.result import Message
 from airflow_provider_claude_batch.row import PROBLEMS, Reader, Unfit, is_retryable_error
+from airflow_provider_claude_batch.words import counted
 
 if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import Client
+
+_PICO_DIGITS = 12
 
 log = logging.getLogger(__name__)
 
@@ -22,24 +24,35 @@ log = logging.getLogger(__name__)
 def fly(requests: Sequence[Request], note: Note, order: Order, client: "Client", notebook: Notebook) -> None:
     """Have the first requests answered live, each once over all tries; stop where one has no usable answer."""
     failures = []
-    least = ""
-    due = requests[note.cover.preflight :]
+    cover, due = note.cover, requests[note.cover.preflight :]
     for request in due:
-        try:
-            message = client.message(request.params, order.defaults.betas)
-        except ApiRefused as refused:
-            raise PreflightFailed([f"{request.custom_id!r}: {refused}"]) from None
-        cost = order.prices.cost(message.model, message.usage, client.now().date())
-        note.cover.preflight_usd += float(cost.live_cost_usd) if cost else 0.0
-        least = least if cost else "at least "
+        message = _ask(request, note, order, client, notebook)
+        if cost := order.prices.cost(message.model, message.usage, client.now().date()):
+            cover.preflight_usd = round(cover.preflight_usd + float(cost.live_cost_usd), _PICO_DIGITS)
+            cover.preflight_unpriced -= 1
         if problem := _problem(message, order.reader):
             failures.append(f"{request.custom_id!r} was {problem}")
-        note.cover.preflight += not failures
+        cover.preflight += not failures
         notebook.save(note)
+    if due:
+        said = spending.amount(cover.preflight_usd or None, cover.preflight_unpriced)
+        log.info("%s answered live first. The task has paid %s for live requests.", counted(len(due), "request"), said)
     if failures:
         raise PreflightFailed(failures)
-    if due:
-        log.info("%d requests were answered live first, for %s%s.", len(due), least, dollars(note.cover.preflight_usd))
+
+
+def _ask(request: Request, note: Note, order: Order, client: "Client", notebook: Notebook) -> Message:
+    """Have one request answered. Until the answer is there its price is not known, and the note says so before."""
+    note.cover.preflight_unpriced += 1
+    notebook.save(note)
+    try:
+        return client.message(request.params, order.defaults.betas)
+    except (ApiRefused, QueueFull) as refused:  # which costs nothing
+        note.cover.preflight_unpriced -= 1
+        notebook.save(note)
+        if isinstance(refused, QueueFull):
+            raise
+        raise PreflightFailed([f"{request.custom_id!r}: {refused}"]) from None
 
 
 def _problem(message: Message, reader: Reader | None) -> str | None:

@@ -52,6 +52,24 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
     basis: str
 
 
+class Abandoned(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A batch of the submission that this one replaced: what it had answered is paid.
+
+    There is no id where the answer to its create never came. `counts` and `cost_usd` are known once the load has read
+    them; `unpriced` counts the answers in it whose price is not known.
+    """
+
+    id: str | None = None
+    requests: int = 0
+    counts: Counts | None = None
+    cost_usd: float | None = None
+    unpriced: int = 0
+
+    @property
+    def is_priced(self) -> bool:
+        return self.cost_usd is not None and not self.unpriced
+
+
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the requests came from, for people: a URI, a query, a queue, or the tasks whose XComs they were.
 
@@ -104,6 +122,8 @@ class Receipt(msgspec.Struct, frozen=True):
     estimate_usd: float | None = None
     estimate_basis: str | None = None
     preflight_usd: float | None = None
+    preflight_unpriced: int | None = None
+    abandoned: tuple[Abandoned, ...] | None = None
     submitted_at: datetime | None = None
 
     table: str | None = None

@@ -31,6 +31,8 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
         invalid=next((receipt.invalid for receipt in every if receipt.invalid), None),
         estimate_usd=known_sum(receipt.estimate_usd for receipt in every),
         preflight_usd=known_sum(receipt.preflight_usd for receipt in every),
+        preflight_unpriced=sum(receipt.preflight_unpriced or 0 for receipt in every) or None,
+        abandoned=spending.abandoned(every) or None,
         rounds=len(rounds),
         rows=sum(receipt.rows or 0 for receipt in every),
         counts=dict(+counts),

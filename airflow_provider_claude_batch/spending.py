@@ -8,8 +8,9 @@ from typing import Any
 from msgspec.structs import asdict
 
 from airflow_provider_claude_batch import price
-from airflow_provider_claude_batch.receipt import ModelTotal, Receipt, UsageTotal
+from airflow_provider_claude_batch.receipt import Abandoned, ModelTotal, Receipt, UsageTotal
 from airflow_provider_claude_batch.row import Row
+from airflow_provider_claude_batch.words import counted
 
 _MODELS = 20
 _OTHER = "other"
@@ -120,8 +121,40 @@ def known_sum(amounts: Iterable[float | None]) -> float | None:
     return round(sum(known), _DIGITS) if known else None
 
 
+def abandoned(receipts: Iterable[Receipt]) -> tuple[Abandoned, ...]:
+    """Name every abandoned batch once, with its cost where a receipt knows it; one without an id is itself."""
+    found: dict[object, Abandoned] = {}
+    for one in (one for receipt in receipts for one in receipt.abandoned or ()):
+        key = one.id or object()
+        if key not in found or found[key].cost_usd is None:
+            found[key] = one
+    return tuple(found.values())
+
+
+def of_abandoned(batches: Sequence[Abandoned]) -> tuple[float | None, int]:
+    """Add up what abandoned batches cost, and count those of which not everything has a known price."""
+    return known_sum(one.cost_usd for one in batches), sum(not one.is_priced for one in batches)
+
+
+def amount(usd: float | None, unpriced: int | None) -> str:
+    """Say an amount in which something may have no known price."""
+    if usd is None:
+        return "an unknown amount" if unpriced else price.dollars(0.0)
+    return f"{'at least ' if unpriced else ''}{price.dollars(usd)}"
+
+
 def told(receipt: Receipt) -> str:
-    """Say what the answers cost and saved, as far as their prices are known."""
+    """Say what the answers cost and saved, as far as their prices are known, and what else was paid."""
+    said = [_told_answers(receipt)]
+    if receipt.preflight_usd or receipt.preflight_unpriced:
+        said.append(f"plus {amount(receipt.preflight_usd, receipt.preflight_unpriced)} for live preflight")
+    if receipt.abandoned:
+        batches = counted(len(receipt.abandoned), "abandoned batch")
+        said.append(f"plus {amount(*of_abandoned(receipt.abandoned))} for {batches}")
+    return "; ".join(said)
+
+
+def _told_answers(receipt: Receipt) -> str:
     if receipt.cost_usd is None:
         return "not known"
     least = "at least " if receipt.unpriced else ""

@@ -3,12 +3,13 @@
 import errno
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from airflow_provider_claude_batch import preflight
+from airflow_provider_claude_batch import abandoned, preflight
 from airflow_provider_claude_batch.draft import Draft
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
@@ -21,7 +22,7 @@ from airflow_provider_claude_batch.errors import (
     SourceUnavailable,
     TakenOver,
 )
-from airflow_provider_claude_batch.fate import Pause, settle, upload_seconds
+from airflow_provider_claude_batch.fate import RESULTS_LAST, Pause, settle, upload_seconds
 from airflow_provider_claude_batch.note import Clear, Cover, Note, Notebook, NotedShard
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.receipt import Receipt, replace
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 CONSOLE = "https://platform.claude.com/workspaces/default/batches"
 _FIRST_WAIT, _LONGEST_WAIT, _MOST_ASKED = 15.0, 1800.0, 3600.0
 _PATIENCE = timedelta(hours=48)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PUBLISHED = 200
+_STAMP = "%Y%m%dT%H%M%S%f"
 # What is taken up belongs to whom it is sent for now: of a retry, to a submission that may be newer than its batches.
 _LINEAGE = ("dag_id", "run_id", "submit_task", "map_index", "logical_date", "attempt", "conn_id", "source")
 _NAMED = 5
@@ -84,12 +87,12 @@ class Submission:
     def _submit(
         self, raw: Iterable[Any], spool: IO[bytes], noted: Note | None, *, resumed: bool
     ) -> Receipt | Pause | None:
-        as_of = datetime.now(UTC) if noted is None else noted.cover.as_of or datetime.now(UTC)
+        as_of = self._moment() if noted is None else noted.cover.as_of or self._moment()
         draft = Draft.read(raw, spool, self._order, as_of)
         note = self._reconcile(draft, noted)
         if note is None and noted is not None and self._order.answered is not None:
             # What was answered meanwhile is not asked for anew.
-            draft = Draft.read(raw, spool, self._order, datetime.now(UTC))
+            draft = Draft.read(raw, spool, self._order, self._moment())
         if note is not None and not resumed:
             _tell_found(note)
         if note is not None:
@@ -99,25 +102,43 @@ class Submission:
         if noted is not None and note is not noted:
             self._abandon(noted)
         if note is None:
-            return self._all_reused(draft) if draft.reading.reused else None
+            return self._all_reused(draft, noted) if draft.reading.reused else None
         if note is not noted:
             self._notebook.write(note)
         if not note.any_sent:
-            preflight.fly(draft.survey.first, note, self._order, self._client, self._notebook)
+            self._preflight(draft, note)
         if self._order.begin:
             self._order.begin(note.receipt)
         return self._send_all(draft.shards, note)
 
-    def _all_reused(self, draft: Draft) -> Receipt:
+    def _preflight(self, draft: Draft, note: Note) -> None:
+        """Have the first requests answered live; where that stops the submission, a receipt says what it cost."""
+        try:
+            preflight.fly(draft.survey.first, note, self._order, self._client, self._notebook)
+        except ClaudeBatchError as error:
+            receipt = note.receipt
+            if (receipt.preflight_usd or receipt.preflight_unpriced) and not isinstance(error, TakenOver):
+                self._publish(receipt)
+            raise
+
+    def _moment(self) -> datetime:
+        """Say up to when answers in the table count; a slow clock would have them paid again, so the later one does."""
+        now = datetime.now(UTC)
+        return now if self._order.answered is None else max(now, self._client.now())
+
+    def _all_reused(self, draft: Draft, before: Note | None) -> Receipt:
         """Return a receipt of nothing: every request has an answer, and there is nothing to wait for or to load."""
         draft.tell_reused()
         now, receipt = self._client.now(), self._order.receipt
         return replace(
             receipt,
-            submission=receipt.submission or new_submission(datetime.now(UTC)),
+            submission=receipt.submission or new_submission(now, before),
             invalid=draft.invalid,
             reused=draft.reading.reused,
             submitted_at=now,
+            abandoned=abandoned.left_by(before),
+            preflight_usd=(before and before.cover.preflight_usd) or None,
+            preflight_unpriced=(before and before.cover.preflight_unpriced) or None,
         )
 
     def _reconcile(self, draft: Draft, noted: Note | None) -> Note | None:
@@ -190,7 +211,7 @@ class Submission:
         now = self._client.now()
         receipt = replace(
             order.receipt,
-            submission=order.receipt.submission or new_submission(datetime.now(UTC)),
+            submission=order.receipt.submission or new_submission(now, before),
             requests=total,
             models=survey.models,
             invalid=draft.invalid,
@@ -198,6 +219,7 @@ class Submission:
             estimate_usd=estimate.usd,
             estimate_basis=estimate.basis,
             submitted_at=now,
+            abandoned=abandoned.left_by(before),
         )
         noted = [
             NotedShard(order.mark(one, generation), one.digest, one.requests, one.bytes, ids_hash=one.ids_hash)
@@ -206,6 +228,8 @@ class Submission:
         if order.unremembered_since:
             _doubt_all(noted, order.unremembered_since, now)
         cover = Cover(order.clear, receipt, now, generation, self._notebook.forget)
+        if before is not None:
+            cover.preflight_usd, cover.preflight_unpriced = before.cover.preflight_usd, before.cover.preflight_unpriced
         cover.as_of = None if order.answered is None else draft.as_of
         return Note(cover, noted)
 
@@ -229,15 +253,22 @@ class Submission:
     def _send(self, shard: Shard, noted: NotedShard, note: Note) -> Pause | None:
         if self._order.prime_cache and shard.index == 1 and (pause := self._prime(note.shards[0].id or "")):
             return pause
+        try:
+            newest = self._client.newest()
+        except QueueFull as full:
+            return self._wait_for_room(note, full)
         noted.sent_at = self._client.now()
         noted.give_up_at = noted.sent_at + timedelta(seconds=upload_seconds(shard.bytes))
+        noted.not_before = newest.created_at if newest else _EPOCH  # the API lists what it takes above this one
         self._notebook.update(note, shard.index)
         self._notebook.check_claim()
         try:
             body, betas = shard.body(noted.mark), self._order.defaults.betas
             noted.id = self._client.create(body, shard.bytes, betas, until=noted.give_up_at).id
         except FateUnknown as doubt:
-            noted.give_up_at = self._client.now()  # whatever is on its way left before now
+            with suppress(ClaudeBatchError):
+                self._client.newest()
+                noted.give_up_at = self._client.now()  # whatever is on its way left before now
             log.warning("%s It may be paid: it is looked for, and not sent again.", doubt)
             return None
         except QueueFull as full:
@@ -287,16 +318,21 @@ class Submission:
         return note.receipt
 
 
-def new_submission(now: datetime) -> str:
-    """Name a submission so that names sort by time."""
-    return f"sub_{now:%Y%m%dT%H%M%S%f}_{uuid4().hex[:8]}"
+def new_submission(now: datetime, before: Note | None = None) -> str:
+    """Name a submission so that names sort by time: after the one before, even if a wrong clock named that."""
+    stamp = f"{now:{_STAMP}}"
+    if before is not None and (last := before.cover.submission.submission.split("_")[1]) >= stamp:
+        stamp = f"{datetime.strptime(last, _STAMP).replace(tzinfo=UTC) + timedelta(microseconds=1):{_STAMP}}"
+    return f"sub_{stamp}_{uuid4().hex[:8]}"
 
 
 def _doubt_all(shards: list[NotedShard], since: datetime, now: datetime) -> None:
     """An earlier try left no note: each shard may have been sent from the run's beginning on, or be on its way now."""
+    since = max(since, now - RESULTS_LAST)
     longest = max(upload_seconds(shard.bytes) for shard in shards)
     for shard in shards:
-        shard.sent_at, shard.give_up_at = since, now + timedelta(seconds=longest)
+        shard.sent_at = shard.not_before = since
+        shard.give_up_at = now + timedelta(seconds=longest)
     log.info("This Airflow keeps no notes: what an earlier try may have sent is looked for among the API's batches.")
 
 

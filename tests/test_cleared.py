@@ -51,6 +51,7 @@ def test_a_retry_that_is_the_same_as_before_belongs_to_the_new_submission(
     emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
     run = run_dag(pipeline())
     old = xcom(run, "labels.submit_2")
+    (first,), paid = (xcom(run, "labels.load")[name] for name in ("batches", "cost_usd"))
     emulator.fault("row", outcome="overloaded_error", match="hello 1", times=1)
     if is_forgotten:
         forget("cleared", run.run_id, "labels.submit")
@@ -65,6 +66,11 @@ def test_a_retry_that_is_the_same_as_before_belongs_to_the_new_submission(
     assert old["submission"] < submit["submission"] == again["submission"] == total["submission"]
     assert (again["batches"], again["attempt"]) == (old["batches"], 2)
     assert (total["counts"], total["retryable"], total["rounds"]) == ({"succeeded": count}, 0, 2)
+
+    (replaced,) = total["abandoned"]
+    assert (replaced["id"], replaced["requests"], replaced["cost_usd"]) == (first["id"], 4, paid)
+    assert (replaced["counts"]["succeeded"], replaced["counts"]["errored"]) == (3, 1)
+    assert paid > 0
 
     (again_id,) = [part["id"] for part in again["batches"]]
     named = f"SELECT DISTINCT submission, attempt FROM answers WHERE batch_id = '{again_id}'"

@@ -16,7 +16,7 @@ from airflow_provider_claude_batch import (
     shards,
 )
 from airflow_provider_claude_batch.fan_out import split
-from airflow_provider_claude_batch.receipt import Part, Receipt
+from airflow_provider_claude_batch.receipt import Abandoned, Part, Receipt, replace
 
 EMULATOR = ("--batch-seconds", "0")
 
@@ -58,9 +58,12 @@ def test_nothing_to_wait_for_is_skipped(emulator: Any, run_dag: Any, warehouse: 
 def test_what_belongs_to_all_batches_goes_with_the_first() -> None:
     parts = (Part("a", 2, first=0), Part("b", 1, first=2))
     whole = Receipt("sub", parts, requests=3, estimate_usd=5.0, reused=4, invalid={"why": ("x",)})
+    whole = replace(whole, preflight_usd=1.0, preflight_unpriced=1, abandoned=(Abandoned("c", 9),))
     first, second = split(whole, 1024)
     assert (first.requests, first.estimate_usd, first.reused, first.is_beginning) == (2, 5.0, 4, True)
     assert (second.requests, second.estimate_usd, second.reused, second.is_beginning) == (1, None, None, False)
+    assert (first.preflight_usd, first.preflight_unpriced, first.abandoned) == (1.0, 1, whole.abandoned)
+    assert (second.preflight_usd, second.preflight_unpriced, second.abandoned) == (None, None, None)
     assert first.invalid == second.invalid == whole.invalid  # whoever reads the source again passes over it
 
 

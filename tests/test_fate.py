@@ -190,21 +190,44 @@ def test_a_gateway_that_gives_up_after_minutes_is_no_proof_that_nothing_arrived(
     assert paid(emulator) == [3]
 
 
-def test_batches_of_another_size_or_another_time_are_not_even_looked_at(
+def test_batches_of_another_size_or_from_before_are_not_even_looked_at(
     task: Task, client: Client, emulator: Any
 ) -> None:
-    emulator.clock(freeze=True)
     Task(client, emulator, "earlier").run(some_requests())
     emulator.advance(120)
     Task(client, emulator, "larger").run(some_requests(4))
     emulator.fault("drop_before", operation="create")
+    task.finish(some_requests())
+    assert emulator.journal(operation="results") == []
+
+
+def test_batches_that_come_once_nothing_can_arrive_any_more_are_not_waited_for(
+    task: Task, client: Client, emulator: Any
+) -> None:
+    emulator.fault("drop_before", operation="create")
     pause = task.run(some_requests())
     assert isinstance(pause, Pause)
     emulator.advance(pause.seconds + 5)
-    Task(client, emulator, "later").run(some_requests())
-    emulator.advance(60)
+    rival = decoy(client, emulator, task_id="rival")
+    waiting = task.run(some_requests())
+    assert isinstance(waiting, Pause)
+    assert waiting.batch_ids == (rival,)
+    emulator.advance(3600)
+    decoy(client, emulator, task_id="later")
     assert not isinstance(task.run(some_requests()), Pause)
-    assert emulator.journal(operation="results") == []
+    assert [call["batch_id"] for call in emulator.journal(operation="results")] == [rival]
+
+
+def test_last_months_batch_of_equal_size_is_no_suspect_though_its_results_are_deleted(
+    task: Task, client: Client, emulator: Any
+) -> None:
+    last_month = decoy(client, emulator, task_id="last_month")
+    emulator.advance(30 * 86_400)
+    emulator.fault("drop_after_accept", operation="create")
+    receipt, _ = task.finish(some_requests())
+    assert receipt is not None
+    assert last_month not in receipt.batch_ids
+    assert paid(emulator) == [3, 3]
 
 
 def test_a_stranger_is_asked_for_its_name_once(task: Task, client: Client, emulator: Any) -> None:

@@ -3,15 +3,15 @@
 from typing import Any
 
 import pytest
+import tries
 from tries import DEFAULTS, Task, paid, some_requests
 
 from airflow_provider_claude_batch.client import Client
 from airflow_provider_claude_batch.columns import Columns
-from airflow_provider_claude_batch.errors import (
-    ApiRefused,
-    PreflightFailed,
-)
+from airflow_provider_claude_batch.errors import ApiRefused, ApiUnavailable, PreflightFailed, QueueFull
+from airflow_provider_claude_batch.price import PriceList, dollars
 from airflow_provider_claude_batch.row import Unfit
+from airflow_provider_claude_batch.spending import told
 
 REFUSED = {"status": 403, "type": "permission_error", "operation": "create"}
 
@@ -46,6 +46,66 @@ def test_a_preflight_stops_on_a_bad_prompt(
     with pytest.raises(PreflightFailed, match=sentence):
         task_instance.run(some_requests(5), preflight=2, defaults={**DEFAULTS, **change})
     assert emulator.journal(operation="create") == []
+
+
+def test_what_failed_preflights_cost_is_in_their_receipts_and_in_the_next(task_instance: Task, emulator: Any) -> None:
+    short, enough = {**DEFAULTS, "max_tokens": 1}, {**DEFAULTS, "max_tokens": 512}
+    alone = Task(task_instance.client, emulator, "alone").run(some_requests(5, "v3"), preflight=3, defaults=enough)
+    for text in ("v1", "v2"):
+        with pytest.raises(PreflightFailed):
+            task_instance.run(some_requests(5, text), preflight=3, defaults=short)
+        task_instance.clears += 1
+    failed = [one.preflight_usd for one in task_instance.published]
+    assert failed == [pytest.approx(failed[0]), pytest.approx(2 * failed[0])]
+    receipt = task_instance.run(some_requests(5, "v3"), preflight=3, defaults=enough)
+    assert receipt.preflight_usd == pytest.approx(failed[1] + alone.preflight_usd)
+    assert receipt.preflight_unpriced is None
+    assert receipt.batches
+
+
+def test_a_live_request_whose_answer_never_came_has_an_unknown_price(task_instance: Task, emulator: Any) -> None:
+    emulator.fault("drop_before", operation="messages")
+    with pytest.raises(ApiUnavailable):
+        task_instance.run(some_requests(5), preflight=1)
+    (lost,) = task_instance.published
+    assert (lost.preflight_usd, lost.preflight_unpriced) == (None, 1)
+    receipt = task_instance.run(some_requests(5), preflight=1)
+    assert receipt.preflight_usd > 0
+    assert receipt.preflight_unpriced == 1
+    assert told(receipt).endswith(f"plus at least {dollars(receipt.preflight_usd)} for live preflight")
+
+
+def test_a_worker_that_dies_in_a_preflight_leaves_a_note_of_what_it_asked(
+    task_instance: Task, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(client, "message", die)
+        with pytest.raises(Killed):
+            task_instance.run(some_requests(5), preflight=1)
+    assert task_instance.run(some_requests(5), preflight=1).preflight_unpriced == 1
+
+
+@pytest.mark.parametrize("status", [403, 429])
+def test_a_live_request_that_was_refused_costs_nothing(status: int, task_instance: Task, emulator: Any) -> None:
+    emulator.fault("status", status=status, operation="messages")
+    with pytest.raises((PreflightFailed, QueueFull)):
+        task_instance.run(some_requests(5), preflight=1)
+    assert task_instance.published == []
+
+
+def test_live_answers_of_a_model_without_a_price_are_said_to_have_none(
+    task_instance: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "PRICES", PriceList(()))
+    receipt = task_instance.run(some_requests(5), preflight=2)
+    assert (receipt.preflight_usd, receipt.preflight_unpriced) == (None, 2)
+    assert told(receipt) == "not known; plus an unknown amount for live preflight"
 
 
 def test_a_preflight_stops_on_answers_that_do_not_fit(task_instance: Task, emulator: Any) -> None:

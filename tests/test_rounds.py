@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_claude_batch.receipt import ModelTotal, Part, Receipt, replace
+from airflow_provider_claude_batch.receipt import Abandoned, ModelTotal, Part, Receipt, replace
 from airflow_provider_claude_batch.retry import Retry
 from airflow_provider_claude_batch.rounds import add_up
+from airflow_provider_claude_batch.spending import told
 
 OLD, NEW = "sub_20261121T010000000000_aaaaaaaa", "sub_20261121T020000000000_bbbbbbbb"
 
@@ -54,6 +55,18 @@ def test_problems_of_before_are_forgotten_when_they_were_mended() -> None:
     total = add_up([[unfit], [loaded(attempt=2, counts={"succeeded": 2})]])
     assert (total.counts, total.problems) == ({"succeeded": 3}, {"truncated": 1})
     assert total.retryable_by == {"truncated": 1}
+
+
+def test_what_was_paid_beside_the_answers_is_added_up_once() -> None:
+    unknown, known = Abandoned("msgbatch_x", 9), Abandoned("msgbatch_x", 9, cost_usd=0.5)
+    first = [
+        loaded(**FAILED, map_index=0, preflight_usd=0.25, preflight_unpriced=1, abandoned=(unknown,)),
+        loaded(**FAILED, map_index=1, preflight_usd=0.5, abandoned=(known, Abandoned(requests=9))),
+    ]
+    total = add_up([first, [loaded(attempt=2, abandoned=(Abandoned("msgbatch_y", 1, cost_usd=0.125),))]])
+    assert (total.preflight_usd, total.preflight_unpriced) == (0.75, 1)
+    assert total.abandoned == (known, Abandoned(requests=9), Abandoned("msgbatch_y", 1, cost_usd=0.125))
+    assert told(total).endswith("plus at least $0.75 for live preflight; plus at least $0.62 for 3 abandoned batches")
 
 
 def test_rounds_of_a_submission_that_was_replaced_are_left_out() -> None:

@@ -36,6 +36,7 @@ SUBJECT = {
 }
 EDGES = {"client", "shard", "estimate", "load", "writers"}
 AIRFLOW = {
+    "abandoned",
     "batch_queue",
     "queue_session",
     "queue_table",

@@ -7,9 +7,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import external_state
 import pytest
 from airflow.sdk import dag, task
-from runs import rendered, states, xcom
+from runs import clear_and_run, rendered, states, xcom
 from tries import DEFAULTS, cancelled, paid, some_requests
 from typer.testing import CliRunner
 
@@ -214,6 +215,28 @@ def test_a_person_can_have_a_task_submit_anew(emulator: Any, run_dag: Any) -> No
         told = CliRunner().invoke(app, ["forget", *wrong])
         assert told.exit_code == 1
         assert "There is no note of" in told.output
+
+
+@pytest.mark.parametrize("reachable", ["here too", "only on workers", "gone"])
+def test_a_task_can_submit_anew_where_the_workers_keep_notes_elsewhere(
+    reachable: str, emulator: Any, run_dag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = "AIRFLOW__WORKERS__STATE_STORE_BACKEND"
+    monkeypatch.setenv(backend, "external_state.ExternalState")
+    monkeypatch.setenv(external_state.FOLDER, str(tmp_path))
+    run = run_dag(submit_dag(requests=some_requests()))
+    assert list(tmp_path.glob("*-submit--1-claude_batch.json"))
+    with monkeypatch.context() as elsewhere:
+        if reachable == "only on workers":
+            elsewhere.delenv(backend)
+        if reachable == "gone":
+            elsewhere.setenv(backend, "no_such_module.Backend")
+        told = CliRunner().invoke(app, ["forget", run.dag_id, run.run_id, "submit"])
+    assert told.exit_code == 0, told.output
+    expected = "3 requests, submitted at" if reachable == "here too" else "a state backend that cannot be read here"
+    assert expected in told.output
+    clear_and_run(submit_dag(requests=some_requests()), run, "submit")
+    assert paid(emulator) == [3, 3]
 
 
 def test_a_secret_that_is_rendered_into_a_query_stays_out_of_the_receipt(

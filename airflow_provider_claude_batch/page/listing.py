@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_provider_claude_batch import spending
 from airflow_provider_claude_batch.charts import day_of
 from airflow_provider_claude_batch.entry import Step, step_of
 from airflow_provider_claude_batch.rounds import add_up
@@ -22,6 +23,7 @@ _OF_THE_FIRST = (
     "submitted_at",
     "estimate_usd",
     "preflight_usd",
+    "preflight_unpriced",
 )
 _RUNNING = {State.IN_PROGRESS, State.CANCELING}
 
@@ -84,6 +86,7 @@ class Listing:
         first = submission.first
         return {
             **{name: shown[0][name] for name in _OF_THE_FIRST},
+            "abandoned": _abandoned(every),
             "id": submission.id,
             "dag_id": first.first.dag_id,
             "run_id": first.first.run_id,
@@ -127,6 +130,8 @@ def show_round(one: Round, looks: Looks, now: datetime, *, whole: bool = False) 
         **_money(add_up([one.loaded]) if one.loaded else None),
         "estimate_usd": receipt.estimate_usd,
         "preflight_usd": receipt.preflight_usd,
+        "preflight_unpriced": receipt.preflight_unpriced or 0,
+        "abandoned": _abandoned([one]),
         "days_left": one.days_left(now) if state is State.ENDED else None,
         "overdue": one.is_overdue(looks, now),
         "tasks": _tasks(one),
@@ -137,6 +142,13 @@ def show_round(one: Round, looks: Looks, now: datetime, *, whole: bool = False) 
 def _money(loaded: Any) -> dict[str, Any]:
     names = ("cost_usd", "live_cost_usd", "saved_usd", "unpriced", "cache_hit_rate")
     return {name: getattr(loaded, name, None) for name in names}
+
+
+def _abandoned(rounds: Iterable[Round]) -> dict[str, Any]:
+    """Sum up the batches that were abandoned for this submission; loads know what they cost."""
+    found = spending.abandoned(next((load for load in one.loaded if load.abandoned), one.receipt) for one in rounds)
+    usd, unpriced = spending.of_abandoned(found)
+    return {"batches": len(found), "usd": usd, "unpriced": unpriced}
 
 
 def _tasks(one: Round) -> list[dict[str, Any]]:

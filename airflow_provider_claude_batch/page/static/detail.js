@@ -1,7 +1,7 @@
 // One submission's own page: each round with its shards, errors, tokens and tables.
 import { Poll, Question } from "./api.js";
 import { announce, draw, h, ready } from "./dom.js";
-import { count, money, percent, plural } from "./format.js";
+import { atLeast, count, percent, plural } from "./format.js";
 import {
   badge, copyable, costs, dagLink, flag, inFlight, notes, outcomesBar, requestsNote, runLink, shards, STATES, time,
   times, trouble, without,
@@ -167,8 +167,19 @@ function heading(submission, console_url) {
 
 const fact = (label, ...values) => h("div", null, h("dt", null, label), h("dd", null, ...values));
 
-const preflight = ({ preflight_usd: usd }) =>
-  usd > 0 && h("small", { "data-field": "preflight", "data-value": usd }, `plus ${money(usd)} for live preflight`);
+const plus = (field, usd, unpriced, what) =>
+  (usd > 0 || unpriced > 0) &&
+  h(
+    "small",
+    { "data-field": field, "data-value": usd },
+    `plus ${usd === null ? "an unknown amount" : atLeast(usd, unpriced)} for ${what}`,
+  );
+
+const preflight = ({ preflight_usd: usd, preflight_unpriced: unpriced }) =>
+  plus("preflight", usd, unpriced, "live preflight");
+
+const abandoned = ({ abandoned: { batches, usd, unpriced } }) =>
+  plus("abandoned", usd, unpriced, batches === 1 ? "an abandoned batch" : `${count(batches)} abandoned batches`);
 
 function facts(submission) {
   const figure = (name, label, value, ...shown) =>
@@ -181,7 +192,7 @@ function facts(submission) {
       "dl",
       { class: "totals" },
       figure("requests", "Requests", submission.requests, count(submission.requests), note && h("small", null, note)),
-      figure("cost", "Cost", submission.cost_usd, costs(submission), preflight(submission)),
+      figure("cost", "Cost", submission.cost_usd, costs(submission), preflight(submission), abandoned(submission)),
       figure("cache", "Cache hits", submission.cache_hit_rate, percent(submission.cache_hit_rate)),
       figure("time", "Time", null, times(submission)),
       figure("shards", "Shards ended", `${submission.shards.ended}/${submission.shards.total}`, shards(submission)),
