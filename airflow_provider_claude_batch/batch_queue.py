@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.definitions.xcom_arg import XComArg
 
+from airflow_provider_claude_batch import connection
 from airflow_provider_claude_batch.errors import ClaudeBatchError, InvalidRequests, Misconfigured, TakenOver
 from airflow_provider_claude_batch.note import Notebook
 from airflow_provider_claude_batch.query import Columns
@@ -19,7 +20,7 @@ from airflow_provider_claude_batch.words import counted
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
-    from airflow_provider_claude_batch.queue_table import Item, QueueTable
+    from airflow_provider_claude_batch.queue_table import Item, QueueTable, Stale
 
 _COLUMNS = Columns("custom_id", "params", is_prompt=False)
 _STANDING_IN = Defaults({"model": "any", "max_tokens": 1, "messages": [{"role": "user", "content": "any"}]})
@@ -59,12 +60,16 @@ class BatchQueue:
         """Count the requests that no task has claimed."""
         return self._open().waiting()
 
-    def release(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> int:
+    def release(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, *, deployment: str | None = None
+    ) -> int:
         """Let wait again what a task has claimed and not submitted, and return how much: the task must not run again.
 
         Clearing the task is safer: it finds what it has sent. What it sent and is released is paid twice.
+        Where several Airflows drain the queue and have a run of this name, ``deployment`` says which of them.
         """
-        return self._open().release((dag_id, run_id, task_id, map_index))
+        place = dag_id, run_id, task_id, map_index
+        return _open_table(self.conn_id, self.table, deployment).release(place).waiting
 
     def drain(self, limit: int | None = None) -> "Drain":
         """Return what ``ClaudeBatchOperator`` takes as its requests: what waits when it runs, oldest first.
@@ -139,8 +144,12 @@ class Drain(ResolveMixin):
         table, owner = self._open(), _owner(place)
         if is_new and table.submission(owner):
             return
-        if count := table.release(owner):
-            log.info("Nothing was sent: %s requests wait again in the queue %s.", f"{count:,}", self.table)
+        released = table.release(owner)
+        if released.waiting:
+            log.info("Nothing was sent: %s requests wait again in the queue %s.", f"{released.waiting:,}", self.table)
+        if released.replaced:
+            said = counted(released.replaced, "request")
+            log.info("Put again since they were claimed, so only the newer stays in %s: %s.", self.table, said)
 
     def serialize(self) -> str:
         """Stand in the serialized Dag and in the rendered fields."""
@@ -152,11 +161,11 @@ class Drain(ResolveMixin):
     __repr__ = __str__
 
     def _open(self) -> "QueueTable":
-        return _open_table(self.conn_id, self.table)
+        return _open_table(self.conn_id, self.table, connection.deployment())
 
     def _warn_of_stale(self, table: "QueueTable") -> None:
         if stale := table.stale():
-            named = "; ".join(f"{count:,} by release{tuple(owner)}" for owner, count in stale)
+            named = "; ".join(f"{one.requests:,} by {_call_to_release(one)}" for one in stale)
             log.warning(
                 "Requests of the queue %s were claimed over a day ago, and are not submitted: %s. Where a task does "
                 "not run any more, clear it: it sends nothing twice. Where it surely sent nothing, "
@@ -192,10 +201,17 @@ def _is_for_good(error: BaseException, ti: Any) -> bool:
     return is_final or ti.try_number > getattr(ti, "max_tries", 0)
 
 
-def _open_table(conn_id: str, table: str) -> "QueueTable":
+def _open_table(conn_id: str, table: str, deployment: str | None = None) -> "QueueTable":
     from airflow_provider_claude_batch.queue_table import QueueTable
 
-    return QueueTable(conn_id, table)
+    return QueueTable(conn_id, table, deployment)
+
+
+def _call_to_release(stale: "Stale") -> str:
+    """Write the call; it names the Airflow where that is another one than this."""
+    is_elsewhere = stale.deployment not in {None, connection.deployment()}
+    arguments = [*map(repr, stale.owner), *([f"deployment={stale.deployment!r}"] if is_elsewhere else [])]
+    return f"release({', '.join(arguments)})"
 
 
 def _owner(place: Receipt) -> tuple[str, str, str, int]:

@@ -13,7 +13,7 @@ _PATIENCE = 60.0
 _FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 _CREATE = """CREATE TABLE {table} (id {key}, custom_id text NOT NULL, params text NOT NULL, queued_at {moment} NOT NULL,
-    dag_id text, run_id text, task_id text, map_index integer, claimed_at {moment}, submission text,
+    dag_id text, run_id text, task_id text, map_index integer, deployment text, claimed_at {moment}, submission text,
     submitted_at {moment})"""
 _INDEXES = ("waiting", "custom_id", "owner", "claimed")
 _CREATE_INDEXES = (
@@ -22,7 +22,12 @@ _CREATE_INDEXES = (
     "CREATE INDEX {owner} ON {table} (dag_id, run_id, task_id, map_index, id) WHERE claimed_at IS NOT NULL",
     "CREATE INDEX {claimed} ON {table} (claimed_at) WHERE submitted_at IS NULL",
 )
-_OWN = "dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ? AND claimed_at IS NOT NULL"
+_NOT_ALLOWED = "42501"
+_ADD_DEPLOYMENT = "ALTER TABLE {table} ADD COLUMN deployment text"
+_OURS = {"custom_id", "params", "queued_at", "claimed_at", "submission", "submitted_at"}
+_PLACE = "dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ? AND claimed_at IS NOT NULL"
+# What was claimed before the table had this column belongs to whichever Airflow asks first.
+_OWN = f"{_PLACE} AND (deployment = ? OR deployment IS NULL)"
 
 
 class _Engine(NamedTuple):
@@ -34,7 +39,9 @@ class _Engine(NamedTuple):
     day_ago: str
     skip_locked: str
     begin: str
-    exists: str
+    columns: str
+    next_id: str
+    listed: str
     mark: str
     lock: str = ""
     lock_table: str = ""
@@ -48,7 +55,9 @@ _ENGINES = {
         day_ago="now() - interval '1 day'",
         skip_locked="FOR UPDATE SKIP LOCKED",
         begin="BEGIN ISOLATION LEVEL READ COMMITTED",
-        exists="SELECT 1 FROM pg_class WHERE oid = to_regclass(?)",
+        columns="SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(?) AND attnum > 0 AND NOT attisdropped",
+        next_id="DEFAULT",
+        listed="SELECT json_array_elements_text(?::json)",
         mark="%s",
         lock="SELECT pg_advisory_xact_lock(hashtextextended(?, 0))",
         lock_table="LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE",
@@ -60,7 +69,9 @@ _ENGINES = {
         day_ago="strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')",
         skip_locked="",
         begin="BEGIN IMMEDIATE",
-        exists="SELECT 1 FROM pragma_table_info(?) LIMIT 1",
+        columns="SELECT name FROM pragma_table_info(?)",
+        next_id="id + (SELECT max(id) FROM {table})",
+        listed="SELECT value FROM json_each(?)",
         mark="?",
     ),
 }
@@ -93,7 +104,8 @@ class Session:
         self._table = table
         self._is_sqlite = engine is _ENGINES["sqlite"]
         self._spelled = self._spell()
-        self._names = {"table": self._spelled, **self._name_indexes(), **engine._asdict()}
+        self._names = {"table": self._spelled, **self._name_indexes(), **engine._asdict(), "deployment": "deployment"}
+        self._lacks_deployment = False
 
     def prepare(self) -> None:
         """Take transactions into our own hands, and create the table where it is missing."""
@@ -103,8 +115,28 @@ class Session:
             self._refuse_memory()
         else:
             self._connection.autocommit = True
-        if not self._exists():
+        columns = self._columns()
+        if not columns:
             self._create()
+        elif columns >= _OURS and "deployment" not in columns:
+            self._lacks_deployment, self._names["deployment"] = True, "NULL"
+
+    def need_deployment(self) -> None:
+        """Add the column to a table of an earlier version; to put or to find requests, it is not needed."""
+        if not self._lacks_deployment:
+            return
+        try:
+            with self.transaction():
+                self.lock("create")
+                if "deployment" not in self._columns():
+                    self.change(_ADD_DEPLOYMENT)
+        except Exception as error:
+            if getattr(error, "sqlstate", None) == _NOT_ALLOWED or getattr(error, "pgcode", None) == _NOT_ALLOWED:
+                raise Misconfigured(
+                    f"The queue {self._table} was created by an earlier version, and lacks a column that only the "
+                    f"table's owner may add: run {self._written(_ADD_DEPLOYMENT)}."
+                ) from None
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -142,16 +174,26 @@ class Session:
             cursor.executemany(self._written(sql), values)
 
     def _written(self, sql: str) -> str:
-        return sql.replace("{own}", _OWN).replace("?", self._engine.mark).format(**self._names)
+        fragments = {
+            "{own}": _OWN,
+            "{place}": _PLACE,
+            "{next_id}": self._engine.next_id,
+            "{listed}": self._engine.listed,
+        }
+        for name, fragment in fragments.items():
+            sql = sql.replace(name, fragment)
+        return sql.replace("?", self._engine.mark).format(**self._names)
 
-    def _exists(self) -> bool:
-        return bool(self.query(self._engine.exists, self._table.name if self._is_sqlite else self._spelled))
+    def _columns(self) -> set[str]:
+        """Name the columns of the table: it has none where it is missing."""
+        name = self._table.name if self._is_sqlite else self._spelled
+        return {column for (column,) in self.query(self._engine.columns, name)}
 
     def _create(self) -> None:
         """Create the table and its indexes; who comes second finds them."""
         with self.transaction():
             self.lock("create")
-            if self._exists():
+            if self._columns():
                 return
             for sql in (_CREATE, *_CREATE_INDEXES):
                 self.change(sql)

@@ -8,6 +8,7 @@ import msgspec
 
 from airflow_provider_claude_batch.batch import Batch, Counts
 from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.receipt_bounds import oddity
 
 XCOM_KEY = "claude_batch"
 INLINE_IDS = 500
@@ -229,6 +230,9 @@ def _of_dict(value: Mapping[str, Any]) -> Receipt:
             f"This is not a receipt of version 1, but a dict with the keys {sorted(map(str, value))[:10]}."
         )
     try:
-        return msgspec.convert({k: v for k, v in value.items() if k != "v"}, Receipt)
+        receipt = msgspec.convert({k: v for k, v in value.items() if k != "v"}, Receipt)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"This receipt cannot be read: {error}.") from None
+    if found := oddity(receipt):
+        raise Misconfigured(f"This receipt cannot be read: {found}.")
+    return receipt

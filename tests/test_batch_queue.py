@@ -192,6 +192,100 @@ def test_what_another_life_of_the_run_has_begun_is_neither_sent_nor_given_back(
     assert [(item.state, item.submission) for item in queue.find("a")] == [("waiting", None)]
 
 
+def be_airflow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CLAUDE_BATCH__DEPLOYMENT", name)
+
+
+def test_two_airflows_with_a_run_of_one_name_never_take_the_same(
+    queue: BatchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(*"abc")
+    be_airflow("blue", monkeypatch)
+    assert claim(limit=2) == ["a", "b"]
+    be_airflow("green", monkeypatch)
+    assert [item["custom_id"] for item in queue.drain().claim(place(), is_new=True)] == ["c"]
+    queue.drain().begin(place())
+    queue.drain().settle(place())
+    assert {name: queue.find(name)[0].state for name in "abc"} == {"a": "claimed", "b": "claimed", "c": "submitted"}
+    assert {name: queue.find(name)[0].deployment for name in "abc"} == {"a": "blue", "b": "blue", "c": "green"}
+    be_airflow("blue", monkeypatch)
+    assert [item["custom_id"] for item in queue.drain().claim(place(), is_new=True)] == ["a", "b"]
+    queue.drain().give_back(place())
+    assert queue.waiting() == 2
+    assert queue.find("a")[0].deployment is None
+
+
+def test_who_releases_says_which_airflow_only_where_there_are_two(
+    queue: BatchQueue, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    put(*"abc")
+    for name in ("blue", "green"):
+        be_airflow(name, monkeypatch)
+        claim(limit=1)
+    with pytest.raises(Misconfigured, match="Say which, as deployment=: 'blue', 'green'"):
+        queue.release("d", "r", "submit")
+    database.age(hours=25)
+    claim("today")
+    assert "1 by release('d', 'r', 'submit', -1, deployment='blue')" in caplog.text
+    assert "1 by release('d', 'r', 'submit', -1)" in caplog.text
+    assert queue.release("d", "r", "submit", deployment="blue") == 1
+    assert queue.release("d", "r", "submit") == 1
+    assert [queue.find(name)[0].state for name in "abc"] == ["waiting", "waiting", "claimed"]
+
+
+def make_as_before(database: Database) -> None:
+    """Take away the column that tables of earlier versions do not have."""
+    database.execute("ALTER TABLE claude_queue DROP COLUMN deployment")
+
+
+def test_a_table_of_an_earlier_version_gains_the_column_and_what_was_claimed_goes_to_who_asks_first(
+    queue: BatchQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(*"abc")
+    claim(limit=2)
+    make_as_before(database)
+    put("c", "d")
+    assert (queue.waiting(), queue.find("a")[0].state) == (2, "claimed")
+    be_airflow("blue", monkeypatch)
+    assert claim(limit=1) == ["a", "b"]
+    be_airflow("green", monkeypatch)
+    assert claim() == ["c", "d"]
+    assert [queue.find(name)[0].deployment for name in "abcd"] == ["blue", "blue", "green", "green"]
+
+
+def test_what_an_earlier_version_had_begun_is_not_sent_by_a_run_without_a_note(
+    queue: BatchQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("a", "b")
+    claim()
+    queue.drain().begin(place())
+    make_as_before(database)
+    be_airflow("green", monkeypatch)
+    with pytest.raises(Misconfigured, match="before, as sub_r"):
+        next(queue.drain().claim(place(), is_new=True))
+    queue.drain().settle(place())
+    assert [(item.state, item.deployment) for item in queue.find("a")] == [("submitted", "green")]
+
+
+def test_who_may_not_add_the_column_puts_all_the_same_and_reads_how_to_add_it(
+    busy: ExitStack, queue: BatchQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("a")
+    make_as_before(database)
+    database.execute("DROP ROLE IF EXISTS limited")
+    database.execute("CREATE ROLE limited LOGIN")
+    database.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON claude_queue TO limited")
+    monkeypatch.setitem(database.connection, "login", "limited")
+    monkeypatch.setenv("AIRFLOW_CONN_APP_DB", database.env["AIRFLOW_CONN_APP_DB"])
+    put("a", "b")
+    assert (queue.waiting(), queue.find("a")[0].state) == (2, "waiting")
+    with pytest.raises(Misconfigured, match='run ALTER TABLE "claude_queue" ADD COLUMN deployment text'):
+        claim()
+    database.execute('ALTER TABLE "claude_queue" ADD COLUMN deployment text')
+    assert claim() == ["a", "b"]
+    database.execute("DROP OWNED BY limited")
+
+
 def test_every_drain_warns_once_of_claims_that_are_older_than_a_day(
     queue: BatchQueue, database: Database, caplog: Any
 ) -> None:

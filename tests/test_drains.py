@@ -136,6 +136,25 @@ def test_after_a_final_error_everything_waits_again(
     assert paid(emulator) == []
 
 
+@pytest.mark.parametrize("patch", ["die_after_the_claim", "die_after_the_begin", "die_after_the_create"])
+def test_two_airflows_with_dags_and_runs_of_one_name_drain_one_queue(
+    patch: str, nursery: Nursery, emulator: Emulator, wire: Wire, database: Database
+) -> None:
+    put(*IDS)
+
+    def drain_in(deployment: str, limit: int | None) -> Task:
+        env = {**database.env, "AIRFLOW__CLAUDE_BATCH__DEPLOYMENT": deployment}
+        return Task(nursery, emulator, "queues:draining", {"limit": limit}, wire=wire, env=env)
+
+    blue, green = drain_in("blue", 3), drain_in("green", None)
+    assert killed(blue, f"queues:{patch}")
+    assert green.finish() == "success"
+    assert blue.finish() == "success"
+    assert sent(emulator) == Counter(IDS)
+    assert sorted(part["requests"] for task in (blue, green) for part in task.receipt["batches"]) == [2, 3]
+    assert open_queue().find("r-0")[0].deployment == "blue"
+
+
 def test_a_try_that_can_go_better_keeps_its_claim_and_the_last_one_gives_it_back(
     nursery: Nursery, emulator: Emulator, wire: Wire, sqlite: Database
 ) -> None:

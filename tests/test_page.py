@@ -1,9 +1,14 @@
 """The page's server, in Airflow's own API application: lists, charts, and a submission's own page."""
 
+import json
 import re
+import socket
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
@@ -14,6 +19,7 @@ from page_client import NOW, PAGE, client, detail, listed, names, write
 from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch import claude_batch
+from airflow_provider_claude_batch.page import beside
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Airflow's own application
 EMULATOR = ("--batch-seconds", "0")
@@ -179,3 +185,56 @@ def test_a_pipeline_on_the_page_is_as_in_its_table(
     assert charts["totals"]["live_cost_usd"] == pytest.approx(float(live_cost), abs=1e-6)
     assert [row["custom_id"] for row in rows] == ["odd", *(f"t-{n}" for n in range(9))]
     assert [row["custom_id"] for row in failed] == ["odd"]
+
+
+def test_a_warehouse_that_hangs_holds_up_only_who_asks_it(
+    viewer: Any, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_claude_batch.page import app
+
+    monkeypatch.setattr(app, "_PATIENCE", 0.1)
+    receipts = submission(1, NOW - 5 * HOUR)
+    (run_id,) = write(history, ("nightly", receipts))
+    path = f"{PAGE}/submissions/{receipts['submit'].submission}/rows"
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        place = {"host": "127.0.0.1", "port": silent.getsockname()[1], "schema": "x"}
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "postgres", **place}))
+        for _ in range(50):
+            answer = viewer.get(path, params={"dag_id": "nightly", "run_id": run_id})
+            assert answer.json() == {"rows": [], "problem": "The warehouse has not answered in time: ask again later."}
+        assert listed(viewer)["total"] == 1
+
+
+def test_a_job_that_hangs_for_long_is_not_in_the_way_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "_STUCK", -1.0)
+    jobs, released = beside.Beside(2), Event()
+    begun = [Event() for _ in range(5)]
+
+    def hang(nth: int) -> None:
+        begun[nth].set()
+        released.wait(60)
+
+    for nth, one in enumerate(begun):
+        jobs.run(partial(hang, nth))
+        assert one.wait(60)
+    assert jobs.run(lambda: None).wait(60)
+    released.set()
+
+
+def test_no_more_threads_hang_than_a_server_can_bear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "_STUCK", -1.0)
+    monkeypatch.setattr(beside, "_MOST", 3)
+    jobs, released, begun = beside.Beside(1), Event(), Semaphore(0)
+
+    def hang() -> None:
+        begun.release()
+        released.wait(60)
+
+    for _ in range(3):
+        jobs.run(hang)
+        assert begun.acquire(timeout=60)
+    later = jobs.run(lambda: None)
+    assert not later.is_set()
+    assert len([one for one in jobs._begun if one.is_alive()]) == 3
+    released.set()
+    assert later.wait(60)

@@ -166,15 +166,74 @@ def test_a_store_that_hangs_holds_up_nobody_and_one_that_comes_back_is_read(
         assert listed(viewer)["capped"] is False
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_store_that_fails_or_hangs_later_takes_no_submission_off_the_page(
+    history: History, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    from airflow.sdk.execution_time import xcom
+
+    receipts, store = submission(1, NOW - 5 * HOUR), Store()
+    store.opened.set()
+    monkeypatch.setattr(xcom, "XCom", store)
+    monkeypatch.setattr(archive, "_PATIENCE", 0.1)
+    store.holds = [receipt.to_dict() for receipt in receipts.values()]
+    (run_id,) = write(history, ("nightly", {"submit": "s3://bucket/one.json", "other": receipts["load"]}))
+    name, place = receipts["submit"].submission, {"dag_id": "nightly", "run_id": run_id}
+    with client("viewer", "VIEWER") as viewer:
+        wait_for(lambda: listed(viewer)["capped"] is False)
+        whole = detail_when_read(viewer, name, run_id)
+        assert whole["submission"]["rounds"][0]["errors"] != []
+        store.holds = OSError("down")
+        if hangs:
+            store.opened.clear()
+        shown = detail(viewer, name, run_id)
+        (problem,) = shown["problems"]
+        assert problem.startswith("1 receipt of this submission cannot be read now, because the XCom store gives no")
+        assert (shown["submission"]["state"], shown["submission"]["cost_usd"]) == ("loaded", receipts["load"].cost_usd)
+        assert viewer.get(f"{PAGE}/submissions/{name}/rows", params=place).status_code == 200
+        assert listed(viewer)["total"] == 1
+        store.holds = [receipt.to_dict() for receipt in receipts.values()]
+        store.opened.set()
+        assert detail_when_read(viewer, name, run_id) == whole
+
+
+def detail_when_read(viewer: Any, name: str, run_id: str) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+
+    def is_whole() -> bool:
+        shown.update(detail(viewer, name, run_id))
+        return shown["problems"] == []
+
+    wait_for(is_whole)
+    return shown
+
+
+def test_a_store_that_hangs_is_waited_for_once_and_not_by_each_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.execution_time import xcom
+
+    store, waited = Store(), elsewhere.Elsewhere()
+    monkeypatch.setattr(xcom, "XCom", store)
+    reference = "s3://bucket/one.json"
+    for _ in range(50):
+        assert waited.read([reference], 0.1) == {}
+    assert store.asked == 1
+    store.opened.set()
+    store.holds = submission(1, NOW)["submit"].to_dict()
+    wait_for(lambda: waited.read([reference], 60.0) != {})
+    assert waited.take(reference) is None
+
+
 class Store:
     """An XCom backend that hangs until it is opened."""
 
     def __init__(self) -> None:
         self.opened = Event()
         self.holds: Any = OSError("down")
+        self.asked = 0
 
     def deserialize_value(self, result: Any) -> Any:
         assert result.value == "s3://bucket/one.json"
+        self.asked += 1
         self.opened.wait(60)
         if isinstance(self.holds, Exception):
             raise self.holds

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from browser import PAGE, Window, numbers, values
@@ -275,3 +275,22 @@ def test_markup_in_answers_ids_and_errors_stays_text(window: Window, showcase: S
     answer.scroll_into_view_if_needed()
     assert frame.locator("main :is(img, script, b)").count() == 0
     assert [one.evaluate("typeof window.__pwned") for one in window.page.frames] == ["undefined"] * 2
+
+
+def test_a_receipt_that_cannot_be_read_is_named_with_a_link_to_its_task(window: Window, showcase: Showcase) -> None:
+    run_id, api = showcase.runs["running"][-1], showcase.stack.api
+    entries = f"/dags/running/dagRuns/{quote(run_id, safe='')}/taskInstances/batch.load/xcomEntries"
+    odd = {"v": 1, "submission": "sub_odd", "rows": -1, "models": [INJECTED]}
+    api.call("POST", entries, json={"key": "claude_batch", "value": odd})
+    try:
+        frame = window.open()
+        note = frame.locator("[data-note=left_out]")
+        expect(note).to_contain_text("1 receipt cannot be read, and is not counted on this page:")
+        expect(note).to_contain_text("rows is not between 0 and 10,000,000,000,000.")
+        task = note.locator("[data-field=task]")
+        assert task.get_attribute("href") == f"{showcase.path_of_run('running')}/tasks/batch.load"
+        assert set(window.dags) == set(showcase.runs)
+        frame = window.open(showcase.path_of_newest("running"))
+        expect(frame.locator("[data-note=left_out]")).to_contain_text("batch.load")
+    finally:
+        api.call("DELETE", f"{entries}/claude_batch")

@@ -14,22 +14,23 @@ NOW = datetime(2026, 11, 21, 23, tzinfo=UTC)
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 count = st.integers(0, 2**40)
+few = st.integers(0, 10**9)
 money = st.floats(0, 1e6)
-moment = st.integers(0, 2**31).map(lambda seconds: datetime.fromtimestamp(seconds + 0.25, UTC))
+moment = st.integers(946_684_800, 2**31).map(lambda seconds: datetime.fromtimestamp(seconds + 0.25, UTC))
 tally = st.dictionaries(text, count, max_size=3)
 maybe = st.none().__or__
 models = st.builds(ModelTotal, count, count, count, count, count, rows=count, cost_usd=maybe(money))
 parts = st.builds(
     Part,
     id=text,
-    requests=maybe(count),
-    bytes=maybe(count),
+    requests=maybe(few),
+    bytes=maybe(few),
     mark=maybe(text),
-    counts=maybe(st.builds(Counts, count, count, count, count, count)),
+    counts=maybe(st.builds(Counts, few, few, few, few, few)),
     created_at=maybe(moment),
     ended_at=maybe(moment),
     expires_at=maybe(moment),
-    first=maybe(count),
+    first=maybe(few),
     ids_hash=maybe(text),
 )
 whole = st.builds(
@@ -91,6 +92,14 @@ def test_whatever_stands_for_batches_is_read():
         ({1: "a", "b": 2}, "the keys ['1', 'b']"),
         ({"v": 1}, "missing required field `submission`"),
         ({"v": 1, "submission": "s", "batches": [{"id": 7}]}, "Expected `str`, got `int`"),
+        ({"v": 1, "submission": "s", "usage": {"input_tokens": 10**400}}, "usage.input_tokens is not between 0 and"),
+        ({"v": 1, "submission": "s", "cost_usd": 10**400}, "out of range"),
+        ({"v": 1, "submission": "s", "cost_usd": float("nan")}, "cost_usd is not between 0 and"),
+        ({"v": 1, "submission": "s", "counts": {"succeeded": -1}}, "counts is not between 0 and"),
+        ({"v": 1, "submission": "s", "submitted_at": "9999-12-31T23:59:59Z"}, "between the years 2000 and 2999"),
+        ({"v": 1, "submission": "s", "submitted_at": "2026-12-01T00:00:00"}, "submitted_at has no time zone"),
+        ({"v": 1, "submission": "s", "conn_id": "\ud800"}, "holds halves of characters"),
+        ({"v": 1, "submission": "s", "retry_ids": ["x"] * 10_001}, "retry_ids has more than 10,000 entries"),
     ],
 )
 def test_what_is_not_a_receipt_is_refused_in_one_sentence(value, said):
@@ -98,6 +107,15 @@ def test_what_is_not_a_receipt_is_refused_in_one_sentence(value, said):
         read(value)
     assert said in str(caught.value)
     assert str(caught.value).endswith((".", "'msgbatch_'."))
+
+
+def test_what_our_own_steps_write_is_within_the_bounds_whatever_it_quotes():
+    long = "x" * 1_000_000
+    sql = receipts.Source(conn_id="app_db", sql=long, custom_id="id")
+    receipt = Receipt("s", source=sql, invalid={f"custom_id {long}": (long,) * 3}, errors=(("x" * 200, 1),))
+    receipt = receipts.replace(receipt, batches=(Part("b"),) * 20_000, retry_ids=("a\0b",))
+    saved_nothing = receipts.replace(receipt, cost_usd=2.0, live_cost_usd=1.0, saved_usd=-1.0)
+    assert read(saved_nothing.to_dict()) == [saved_nothing]
 
 
 def test_a_mapped_upstream_is_sliced_and_never_iterated():

@@ -25,6 +25,7 @@ SUBJECT = {
     "row",
     "price",
     "receipt",
+    "receipt_bounds",
     "tally",
     "retry",
     "commonest",

@@ -1,5 +1,6 @@
 """The page's own little server, mounted into Airflow's API server: one document, its files, and JSON for them."""
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,12 +13,14 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from airflow_provider_claude_batch import charts, connection
 from airflow_provider_claude_batch.errors import ClaudeBatchError
 from airflow_provider_claude_batch.page import access
-from airflow_provider_claude_batch.page.archive import Archive
+from airflow_provider_claude_batch.page.archive import Archive, LeftOut, View
+from airflow_provider_claude_batch.page.beside import Beside
 from airflow_provider_claude_batch.page.listing import Filter, Listing
 from airflow_provider_claude_batch.page.live import Live
 from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.submission import State, Submission, gather
 from airflow_provider_claude_batch.submit import CONSOLE
+from airflow_provider_claude_batch.words import counted
 from airflow_provider_claude_batch.writers.sample import Sample
 
 _FILES = Path(__file__).with_name("static")
@@ -33,14 +36,23 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _CHARTED = timedelta(days=29)
-_MOST_ROWS, _MOST_BATCHES = 50, 1_000
+_MOST_ROWS, _MOST_BATCHES, _MOST_NAMED = 50, 1_000, 10
 _IN_SHORT = "Connection {} gave no answer: its batches are shown as their receipts tell. Open one to read why."
+_WAREHOUSES_AT_ONCE, _PATIENCE = 4, 30.0
+_SLOW = "The warehouse has not answered in time: ask again later."
+_NOT_THERE = "There is no such submission, or you may not read its Dag."
+_UNREAD = (
+    "{} of this submission cannot be read now, because the XCom store gives no answer. The page shows what it read "
+    "before; errors, examples and the ids of skipped requests may be missing."
+)
+
+log = logging.getLogger(__name__)
 
 
 def build() -> FastAPI:
     """Make the app; it is made when somebody first asks for something."""
     app = FastAPI(title="Claude Batches", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.archive, app.state.live = Archive(), Live()
+    app.state.archive, app.state.live, app.state.warehouses = Archive(), Live(), Beside(_WAREHOUSES_AT_ONCE)
     app.middleware("http")(_with_headers)
     for path, answer in _ROUTES.items():
         app.get(path)(answer)
@@ -97,7 +109,8 @@ def submissions(
     live: bool = False,
 ) -> Response:
     """List submissions; of those that are shown and run, ask the API where that is wanted."""
-    found, is_capped = _readable(request, user)
+    view = _readable(request, user)
+    found = view.submissions
     listing = _listing(request, found, by)
     shown = listing.found[offset : offset + limit]
     if live:
@@ -109,7 +122,8 @@ def submissions(
             **listing.page(offset, limit),
             "dags": sorted({one.first.first.dag_id for one in found}),
             "models": sorted({model for one in in_scope for model in one.models}),
-            "capped": is_capped,
+            "capped": view.is_capped,
+            "left_out": _named([one for one in view.left_out if by.is_in(one.dag_id, one.run_id)]),
             "live": {"problems": [_IN_SHORT.format(conn_id) for conn_id in _problems(request, shown)]},
         }
     )
@@ -119,12 +133,18 @@ def submission(
     *, request: Request, user: GetUserDep, name: str, dag_id: str, run_id: str, live: bool = False
 ) -> Response:
     """Show one submission with everything that its receipts say."""
-    found = _one(request, user, name, dag_id, run_id)
+    found, left_out, problems = _one(request, user, name, dag_id, run_id)
     if live:
         _ask(request, [found])
     shown = _listing(request, [found], Filter()).show(found, whole=True)
     return _json(
-        {"submission": shown, "console_url": CONSOLE, "live": {"problems": [*_problems(request, [found]).values()]}}
+        {
+            "submission": shown,
+            "console_url": CONSOLE,
+            "left_out": _named(left_out),
+            "problems": problems,
+            "live": {"problems": [*_problems(request, [found]).values()]},
+        }
     )
 
 
@@ -132,19 +152,19 @@ def rows(
     *, request: Request, user: GetUserDep, name: str, dag_id: str, run_id: str, attempt: int = 1, failed: bool = True
 ) -> Response:
     """Ask the warehouse for some rows of a round."""
-    found = _one(request, user, name, dag_id, run_id)
+    found, *_ = _one(request, user, name, dag_id, run_id)
     receipts = [receipt for one in found.rounds if one.receipt.attempt == attempt for receipt in one.loaded]
-    try:
-        return _json({"rows": _sampled(receipts, failed=failed), "problem": None})
-    except ClaudeBatchError as error:
-        return _json({"rows": [], "problem": str(error)})
+    answers: list[dict[str, Any]] = []
+    asked = request.app.state.warehouses.run(lambda: answers.append(_sampled(receipts, failed=failed)))
+    asked.wait(_PATIENCE)
+    return _json(answers[0] if answers else {"rows": [], "problem": _SLOW})
 
 
 def drawn(request: Request, user: GetUserDep, by: Wanted) -> Response:
     """Add up what the charts show: of a run all of it, else the last thirty days, where no others are asked for."""
     until = by.until or datetime.now(UTC).date()
     of_any_day = msgspec.structs.replace(by, since=None, until=None)
-    found = _listing(request, _readable(request, user)[0], of_any_day).found
+    found = _listing(request, _readable(request, user).submissions, of_any_day).found
     first = min((charts.day_of(one.submitted_at) for one in found), default=until) if by.run_id else until - _CHARTED
     return _json(charts.draw(found, request.app.state.live.looks, by.since or first, until))
 
@@ -159,30 +179,36 @@ _ROUTES: dict[str, Callable[..., Response]] = {
 }
 
 
-def _readable(request: Request, user: Any) -> tuple[list[Submission], bool]:
-    found: tuple[list[Submission], bool] = request.app.state.archive.submissions(access.readable(user))
-    return found
+def _readable(request: Request, user: Any) -> View:
+    view: View = request.app.state.archive.view(access.readable(user))
+    return view
 
 
 def _listing(request: Request, found: list[Submission], by: Filter) -> Listing:
     return Listing(found, by, request.app.state.live.looks, datetime.now(UTC))
 
 
-def _one(request: Request, user: Any, name: str, dag_id: str, run_id: str) -> Submission:
+def _one(
+    request: Request, user: Any, name: str, dag_id: str, run_id: str
+) -> tuple[Submission, list[LeftOut], list[str]]:
     """Read one submission anew; who may not read its Dag does not learn whether there is one."""
-    places = {place for one in _readable(request, user)[0] if one.id == name for place in one.places}
+    places = {place for one in _readable(request, user).submissions if one.id == name for place in one.places}
     if (dag_id, run_id) not in places:
-        raise HTTPException(404, "There is no such submission, or you may not read its Dag.")
+        raise HTTPException(404, _NOT_THERE)
     if not access.may_read_xcoms(user, dag_id):
         raise HTTPException(403, "What a submission returned is for those who may read the XComs of its Dag.")
-    allowed = [place for place in places if place[0] == dag_id or access.may_read_xcoms(user, place[0])]
-    read = [
-        entry
-        for place in allowed
-        for entry in request.app.state.archive.read(*place)
-        if entry.receipt.submission == name
-    ]
-    return next(iter(gather(read)))
+    allowed = [place for place in sorted(places) if place[0] == dag_id or access.may_read_xcoms(user, place[0])]
+    read = request.app.state.archive.read(name, allowed)
+    found = gather(read.entries)
+    if not found:
+        raise HTTPException(404, _NOT_THERE)
+    problems = [_UNREAD.format(counted(read.unread, "receipt"))] if read.unread else []
+    return found[0], read.left_out, problems
+
+
+def _named(left_out: list[LeftOut]) -> dict[str, Any]:
+    """Count receipts that are left out, and name the newest."""
+    return {"total": len(left_out), "receipts": left_out[:_MOST_NAMED]}
 
 
 def _ask(request: Request, shown: list[Submission]) -> None:
@@ -208,7 +234,18 @@ def _problems(request: Request, shown: list[Submission]) -> dict[str, str]:
     return problems
 
 
-def _sampled(receipts: list[Receipt], *, failed: bool) -> list[Sample]:
+def _sampled(receipts: list[Receipt], *, failed: bool) -> dict[str, Any]:
+    """Ask for rows, or say why there are none."""
+    try:
+        return {"rows": _sample(receipts, failed=failed), "problem": None}
+    except ClaudeBatchError as error:
+        return {"rows": [], "problem": str(error)}
+    except Exception:  # a connection's hook may be anybody's code
+        log.exception("A warehouse cannot be asked for rows.")
+        return {"rows": [], "problem": "The warehouse cannot be asked: the API server's log says why."}
+
+
+def _sample(receipts: list[Receipt], *, failed: bool) -> list[Sample]:
     """Ask each table once, whatever the number of loads."""
     ids: dict[tuple[str, str], list[str]] = {}
     for receipt in receipts:

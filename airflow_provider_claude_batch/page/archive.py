@@ -1,34 +1,75 @@
 """The archive: the receipts that lie in Airflow's XComs, each read once and remembered as long as it lies there."""
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Text, case, cast, func, select
 
 from airflow_provider_claude_batch.entry import Entry
 from airflow_provider_claude_batch.page.elsewhere import Elsewhere
-from airflow_provider_claude_batch.page.stored import LONGEST, decode, is_of_its_time
-from airflow_provider_claude_batch.receipt import XCOM_KEY, Receipt, replace
+from airflow_provider_claude_batch.page.stored import LONGEST, TOO_LONG, Found, decode, is_of_its_time
+from airflow_provider_claude_batch.receipt import XCOM_KEY, replace
 from airflow_provider_claude_batch.submission import Submission, gather
 
 MOST_XCOMS = 200_000
 _VIEWS = 8
 _LOOK_AGAIN, _PATIENCE = 60.0, 5.0
 
+_TOO_NEW = "it was pushed more than a day before the time at which it says that it was submitted"
+
+log = logging.getLogger(__name__)
+
 Place = tuple[int, str, int]
-Found = dict[Place, datetime]
+Run = tuple[str, str]
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """One receipt that cannot be used, where it lies, and why."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    at: datetime
+    why: str
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What one XCom holds."""
+
+    at: datetime
+    entries: tuple[Entry, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """All entries at a moment, and whether there are more than are remembered."""
+    """All entries at a moment, what is left out, and whether there are more than are remembered."""
 
     version: int
     entries: tuple[Entry, ...]
+    left_out: tuple[LeftOut, ...]
     is_capped: bool
+
+
+class View(NamedTuple):
+    """What lies in the Dags that somebody may read."""
+
+    submissions: list[Submission]
+    left_out: list[LeftOut]
+    is_capped: bool
+
+
+class Reading(NamedTuple):
+    """What was read of some runs, and how many XComs could not be read now: there, what is remembered stands in."""
+
+    entries: list[Entry]
+    left_out: list[LeftOut]
+    unread: int
 
 
 class Archive:
@@ -37,13 +78,13 @@ class Archive:
     def __init__(self) -> None:
         self._lock = Lock()
         self._mark: Any = None
-        self._known: dict[Place, tuple[datetime, tuple[Entry, ...]]] = {}
+        self._known: dict[Place, Kept] = {}
         self._away: dict[Place, tuple[Any, str]] = {}
         self._elsewhere = Elsewhere()
-        self._snapshot = Snapshot(0, (), is_capped=False)
+        self._snapshot = Snapshot(0, (), (), is_capped=False)
         self._gathered: dict[frozenset[str], tuple[int, list[Submission]]] = {}
 
-    def submissions(self, dag_ids: frozenset[str]) -> tuple[list[Submission], bool]:
+    def view(self, dag_ids: frozenset[str]) -> View:
         """Return what lies in these Dags, newest first, and whether some are left out."""
         with self._lock:
             self._refresh()
@@ -52,18 +93,23 @@ class Archive:
             self._elsewhere.ask(reference for _, reference in away)
         with self._lock:
             self._take_what_was_away()
-            return self._gather(dag_ids), self._snapshot.is_capped
+            left_out = [one for one in self._snapshot.left_out if one.dag_id in dag_ids]
+            return View(self._gather(dag_ids), left_out, self._snapshot.is_capped)
 
-    def read(self, dag_id: str, run_id: str) -> list[Entry]:
-        """Read the receipts of one run anew, with everything that they say."""
+    def read(self, name: str, runs: Collection[Run]) -> Reading:
+        """Read the receipts of a submission in some runs anew, with everything that they say."""
         with _session() as session:
-            values = [(row, decode(row.value)) for _, row in _rows(session, run=(dag_id, run_id))]
-        away = self._elsewhere.read((value for _, value in values if isinstance(value, str)), _PATIENCE)
-        return [
-            entry
-            for row, value in values
-            for entry in _entries(row, away.get(value, ()) if isinstance(value, str) else value)
-        ]
+            values = [(place, row, _decode(row)) for run in runs for place, row in _rows(session, run=run)]
+        away = self._elsewhere.read({value for *_, value in values if isinstance(value, str)}, _PATIENCE)
+        kept: list[Kept] = []
+        unread = 0
+        for place, row, value in values:
+            found = away.get(value) if isinstance(value, str) else value
+            one = _kept(row, found) if found else self._known.get(place, Kept(row.timestamp))
+            kept.append(one)
+            unread += not found and (not one.entries or any(_is_of(entry, name) for entry in one.entries))
+        entries = [entry for one in kept for entry in one.entries if _is_of(entry, name)]
+        return Reading(entries, [odd for one in kept for odd in one.left_out], unread)
 
     def _gather(self, dag_ids: frozenset[str]) -> list[Submission]:
         snapshot = self._snapshot
@@ -85,45 +131,59 @@ class Archive:
 
     def _read_changes(self, session: Any, total: int) -> None:
         found, before = _places(session, total), len(self._known)
-        self._known = {place: old for place, old in self._known.items() if found.get(place) == old[0]}
+        self._known = {place: old for place, old in self._known.items() if found.get(place) == old.at}
         self._away = {place: old for place, old in self._away.items() if found.get(place) == old[0].timestamp}
         new = found.keys() - self._known.keys() - self._away.keys()
         if new:
             for place, row in _rows(session, since=min(found[place] for place in new)):
-                self._remember(place, row, decode(row.value))
+                self._remember(place, row, _decode(row))
         for place in new - self._known.keys() - self._away.keys():
-            self._known[place] = found[place], ()  # too long to be ours
+            self._known[place] = Kept(found[place])  # it went away meanwhile
         if new or len(self._known) != before:
             self._renew()
 
-    def _remember(self, place: Place, row: Any, value: "tuple[Receipt, ...] | str") -> None:
+    def _remember(self, place: Place, row: Any, value: Found | str) -> None:
         self._away.pop(place, None)
         if isinstance(value, str):
             self._away[place] = row, value
-        else:
-            self._known[place] = row.timestamp, tuple(_slim(entry) for entry in _entries(row, value))
+            return
+        kept = _kept(row, value)
+        for one in kept.left_out if place not in self._known else ():
+            log.warning(
+                "Left out the receipt of %s in the run %s of %s: %s.", row.task_id, row.run_id, row.dag_id, one.why
+            )
+        self._known[place] = msgspec.structs.replace(kept, entries=tuple(map(_slim, kept.entries)))
 
     def _take_what_was_away(self) -> None:
         read = [(place, row, self._elsewhere.take(reference)) for place, (row, reference) in self._away.items()]
-        for place, row, receipts in read:
-            if receipts is not None:
-                self._remember(place, row, receipts)
-        if any(receipts is not None for _, _, receipts in read):
+        for place, row, found in read:
+            if found is not None:
+                self._remember(place, row, found)
+        if any(found is not None for *_, found in read):
             self._renew()
 
     def _renew(self) -> None:
-        entries = tuple(entry for _, of_one in self._known.values() for entry in of_one)
+        entries = tuple(entry for kept in self._known.values() for entry in kept.entries)
+        left_out = sorted((one for kept in self._known.values() for one in kept.left_out), key=lambda one: one.at)
         is_capped = len(self._known) >= MOST_XCOMS or bool(self._away)
-        self._snapshot = Snapshot(self._snapshot.version + 1, entries, is_capped=is_capped)
+        self._snapshot = Snapshot(self._snapshot.version + 1, entries, tuple(reversed(left_out)), is_capped=is_capped)
 
 
-def _entries(row: Any, receipts: tuple[Receipt, ...]) -> list[Entry]:
-    """Say where receipts lie."""
-    return [
-        Entry(receipt, row.dag_id, row.run_id, row.task_id, row.map_index, row.timestamp)
-        for receipt in receipts
-        if is_of_its_time(receipt, row.timestamp)
-    ]
+def _decode(row: Any) -> Found | str:
+    return TOO_LONG if (row.length or 0) > LONGEST else decode(row.value)
+
+
+def _kept(row: Any, found: Found) -> Kept:
+    """Say where receipts lie, and where those that are left out."""
+    place = (row.dag_id, row.run_id, row.task_id, row.map_index)
+    fit = [receipt for receipt in found.receipts if is_of_its_time(receipt, row.timestamp)]
+    whys = [*found.oddities, *[_TOO_NEW] * (len(found.receipts) - len(fit))]
+    entries = tuple(Entry(receipt, *place, row.timestamp) for receipt in fit)
+    return Kept(row.timestamp, entries, tuple(LeftOut(*place, row.timestamp, why) for why in whys))
+
+
+def _is_of(entry: Entry, name: str) -> bool:
+    return entry.receipt.submission == name
 
 
 def _slim(entry: Entry) -> Entry:
@@ -131,7 +191,7 @@ def _slim(entry: Entry) -> Entry:
     receipt = replace(
         entry.receipt,
         source=None,
-        invalid={why: ("",) * len(names) for why, names in (entry.receipt.invalid or {}).items()},
+        invalid={why: ("…",) * len(names) for why, names in (entry.receipt.invalid or {}).items()},
         retry_ids=None,
         truncated_ids=None,
         errors=None,
@@ -154,7 +214,7 @@ def _mark(session: Any) -> Any:
     return *session.execute(wanted).one(), time.monotonic() // _LOOK_AGAIN
 
 
-def _places(session: Any, total: int) -> Found:
+def _places(session: Any, total: int) -> dict[Place, datetime]:
     from airflow.models.xcom import XComModel as Xcom
 
     wanted = select(Xcom.dag_run_id, Xcom.task_id, Xcom.map_index, Xcom.timestamp).where(Xcom.key == XCOM_KEY)
@@ -163,15 +223,15 @@ def _places(session: Any, total: int) -> Found:
     return {(run, task_id, index): at for run, task_id, index, at in session.execute(wanted)}
 
 
-def _rows(
-    session: Any, *, since: datetime | None = None, run: tuple[str, str] | None = None
-) -> Iterator[tuple[Place, Any]]:
+def _rows(session: Any, *, since: datetime | None = None, run: Run | None = None) -> Iterator[tuple[Place, Any]]:
     """Read XComs with their values as text: Airflow would make objects of them, which are not wanted."""
     from airflow.models.xcom import XComModel as Xcom
 
     columns = (Xcom.dag_run_id, Xcom.dag_id, Xcom.run_id, Xcom.task_id, Xcom.map_index, Xcom.timestamp)
     value = cast(Xcom.value, Text)
-    wanted = select(*columns, value.label("value")).where(Xcom.key == XCOM_KEY, func.length(value) < LONGEST)
+    length = func.length(value)
+    bounded = case((length <= LONGEST, value), else_=None)
+    wanted = select(*columns, length.label("length"), bounded.label("value")).where(Xcom.key == XCOM_KEY)
     if since is not None:
         wanted = wanted.where(Xcom.timestamp >= since)
     if run is not None:

@@ -40,12 +40,16 @@ class Filter(msgspec.Struct, frozen=True):
 
     def holds(self, submission: Submission) -> bool:
         """Say whether everything but the state is as wanted."""
-        if not any(self.dag_id in {None, dag} and self.run_id in {None, run} for dag, run in submission.places):
+        if not any(self.is_in(dag_id, run_id) for dag_id, run_id in submission.places):
             return False
         if self.model is not None and self.model not in submission.models:
             return False
         day = day_of(submission.submitted_at)
         return (self.since is None or day >= self.since) and (self.until is None or day <= self.until)
+
+    def is_in(self, dag_id: str, run_id: str) -> bool:
+        """Say whether somebody wants to see this run."""
+        return self.dag_id in {None, dag_id} and self.run_id in {None, run_id}
 
 
 class Listing:

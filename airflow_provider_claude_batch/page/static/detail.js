@@ -3,8 +3,8 @@ import { Poll, Question } from "./api.js";
 import { announce, draw, h, ready } from "./dom.js";
 import { atLeast, count, percent, plural } from "./format.js";
 import {
-  badge, copyable, costs, dagLink, flag, inFlight, notes, outcomesBar, requestsNote, runLink, shards, STATES, time,
-  times, trouble, without,
+  badge, copyable, costs, dagLink, flag, inFlight, leftOut, notes, outcomesBar, requestsNote, runLink, shards, STATES,
+  time, times, trouble, without,
 } from "./parts.js";
 import { list, to } from "./place.js";
 import { answers, batches, errors, invalid, models, tables, tasks, timeline } from "./round.js";
@@ -74,12 +74,13 @@ export class Detail {
     );
   }
 
-  body({ submission, console_url, live }) {
+  body({ submission, console_url, left_out, problems, live }) {
     return h(
       "article",
       { "data-submission": submission.id, "data-state": submission.state, "data-key": submission.id },
       heading(submission, console_url),
-      notes(live.problems),
+      notes([...problems, ...live.problems]),
+      leftOut(left_out),
       facts(submission),
       submission.rounds.map((round) => this.round(submission, round)),
     );

@@ -4,7 +4,7 @@ import { Charts } from "./charts.js";
 import { announce, draw, h, ready } from "./dom.js";
 import { filters, narrow, narrowed, reset } from "./filters.js";
 import { count, plural, words } from "./format.js";
-import { inFlight, notes, STATES, table, trouble } from "./parts.js";
+import { inFlight, leftOut, notes, STATES, table, trouble } from "./parts.js";
 import { go, place, scope } from "./place.js";
 import { columns, row, roundRow } from "./row.js";
 
@@ -69,6 +69,7 @@ export class List {
       !nothing && this.charts.tree(),
       this.problem && trouble(this.problem, () => this.show(this.place)),
       notes(this.answer?.live.problems),
+      leftOut(this.answer?.left_out),
       h(
         "section",
         { class: "list", "aria-label": "Submissions", "aria-busy": String(Boolean(this.busy)), "data-key": "list" },

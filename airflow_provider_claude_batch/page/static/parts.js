@@ -188,6 +188,25 @@ export function notes(problems) {
     : null;
 }
 
+/** Name receipts that are left out, with links to the tasks that wrote them. */
+export function leftOut({ total, receipts } = {}) {
+  if (!total) return null;
+  const more = total - receipts.length;
+  const said = `${plural(total, "receipt")} cannot be read, and ${total === 1 ? "is" : "are"} not counted on this page:`;
+  const task = (one) => taskLink(one, one.task_id, one.map_index);
+  return h(
+    "div",
+    { class: "note", "data-note": "left_out", "data-value": total, "data-key": "left_out" },
+    h("strong", null, said),
+    h(
+      "ul",
+      null,
+      receipts.map((one) => h("li", null, dagLink(one), " · ", runLink(one), " · ", task(one), `: ${one.why}.`)),
+      more > 0 && h("li", null, `and ${count(more)} older.`),
+    ),
+  );
+}
+
 export function trouble(problem, retry) {
   const login =
     problem.status === 401 && h("a", { class: "button primary", href: loginPath(), target: "_top" }, "Log in");
