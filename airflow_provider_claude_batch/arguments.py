@@ -1,6 +1,7 @@
 """Arguments: what is wrong for sure is told when the Dag is parsed, before anything is paid."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -29,6 +30,16 @@ def check_count(name: str, value: Any, *, least: int = 0, optional: bool = False
     """Refuse what is no whole number, or too small a one."""
     if not (optional and value is None) and not (_is_number(value) and isinstance(value, int) and value >= least):
         raise _refused(name, f"a whole number from {least} on", value)
+
+
+def check_moment(name: str, value: Any) -> None:
+    """Refuse a moment without its time zone, as Airflow's own triggers do."""
+    try:
+        is_moment = datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        is_moment = False
+    if not is_moment:
+        raise _refused(name, "a moment with its time zone, such as '2026-01-01T06:00:00+00:00'", value)
 
 
 def check_source(name: str, value: Any) -> None:

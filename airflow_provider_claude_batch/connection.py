@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,20 @@ def open_client(conn_id: str) -> "Client":
         return Client(hook.get_conn(), conn_id)
 
 
-async def open_async_client(conn_id: str) -> "AsyncClient":
-    """Build a client for an event loop; the SDK is imported beside the loop, for that takes seconds."""
+async def open_async_client(conn_id: str, thread: ThreadPoolExecutor | None = None) -> "AsyncClient":
+    """Build a client for an event loop; the SDK is imported and the connection read beside the loop.
+
+    Each caller has its own thread: a secrets backend that hangs for one connection holds up no other.
+    """
     from asgiref.sync import sync_to_async
 
-    # Not asyncio.to_thread: on Airflow 3.1, asking for a connection in such a thread kills the whole triggerer.
-    from_hook = await sync_to_async(_async_factory)(conn_id)
+    beside = thread or ThreadPoolExecutor(1)
+    try:
+        # Not asyncio.to_thread: on Airflow 3.1, asking for a connection in such a thread kills the whole triggerer.
+        from_hook = await sync_to_async(_async_factory, thread_sensitive=False, executor=beside)(conn_id)
+    finally:
+        if thread is None:
+            beside.shutdown(wait=False)
     return await from_hook()
 
 

@@ -11,6 +11,7 @@ ClaudeBatchError
 ├── ApiUnavailable        the API did not answer, or asked to come back later
 │   ├── QueueFull         the API takes no more requests for now
 │   └── FateUnknown       a create was sent and its answer never came
+├── PollFailed            asking for batches failed before the API was asked, or without an answer of it
 ├── TakenOver             another try of the same task goes on
 ├── WaitTimeout           a batch did not end before the deadline
 ├── TooManyErrors         everything is written, and more failed than max_error_rate allows
@@ -92,6 +93,10 @@ class FateUnknown(ApiUnavailable):
     """A create was sent and its answer never came: a paid batch may be running."""
 
     retryable = False
+
+
+class PollFailed(ClaudeBatchError):
+    """Asking for batches failed before the API was asked, such as when Airflow may not read the connection."""
 
 
 class TakenOver(ClaudeBatchError):

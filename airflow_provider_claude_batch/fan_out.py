@@ -7,6 +7,7 @@ from airflow.sdk import task
 
 from airflow_provider_claude_batch import receipt
 from airflow_provider_claude_batch.receipt import Receipt
+from airflow_provider_claude_batch.task import whole
 
 _OF_THE_WHOLE = ("reused", "estimate_usd", "preflight_usd", "preflight_unpriced", "abandoned")
 
@@ -17,7 +18,7 @@ def shards(submitted: Any) -> list[dict[str, Any]]:
 
     Where they are more than Airflow maps over, some go together.
     """
-    receipts = receipt.read(submitted)
+    receipts = receipt.read(whole(submitted))
     most = conf.getint("core", "max_map_length", fallback=1024) // max(len(receipts), 1)
     return [part.to_dict() for one in receipts for part in split(one, max(most, 1))]
 

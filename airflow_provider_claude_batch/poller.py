@@ -2,7 +2,10 @@
 
 import asyncio
 import contextvars
+import logging
+import traceback
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -10,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_claude_batch import connection, metrics
 from airflow_provider_claude_batch.batch import Batch
-from airflow_provider_claude_batch.errors import ClaudeBatchError
-from airflow_provider_claude_batch.roll_call import Roll
+from airflow_provider_claude_batch.errors import ClaudeBatchError, PollFailed
+from airflow_provider_claude_batch.roll_call import Answer, Ask, Roll
 from airflow_provider_claude_batch.watch import Ending, Look, Wait, seconds_asked_for
 
 if TYPE_CHECKING:
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
     from airflow_provider_claude_batch.client import AsyncClient
 
 FIRST_TICK = 1.0
+READ_SECONDS = 60.0
 _JUDGED_AT_ONCE = 50
+
+log = logging.getLogger(__name__)
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, "Poller"]] = WeakKeyDictionary()
 
@@ -79,6 +85,7 @@ class Poller:
         self._seats: set[Seat] = set()  # and of them, who still waits
         self._roll = Roll()
         self._client: AsyncClient | None = None
+        self._thread = ThreadPoolExecutor(1)  # of this connection alone: reading another may hang
         self._sooner = asyncio.Event()
         self._not_before = 0.0
         # A context of its own: what is logged here belongs to no one task.
@@ -115,6 +122,7 @@ class Poller:
         finally:
             self._close_the_door()
             metrics.count_waiting(self._conn_id, 0)
+            self._thread.shutdown(wait=False, cancel_futures=True)
             await self._close()
 
     async def _sleep(self, seconds: float) -> None:
@@ -135,8 +143,8 @@ class Poller:
         looks: dict[str, Look]
         try:
             looks = await self._look(await self._open(), seats)
-        except ClaudeBatchError as error:
-            looks = dict.fromkeys(_waited_for(seats), error)
+        except Exception as error:  # noqa: BLE001 - each wait judges it, as it judges an error of the API
+            looks = dict.fromkeys(_waited_for(seats), _trouble(error))
         if not all(isinstance(look, Batch) for look in looks.values()):
             await self._close()  # the connection may be mended by then: the next tick reads it again
         self._not_before = asyncio.get_running_loop().time() + seconds_asked_for(looks)
@@ -151,7 +159,11 @@ class Poller:
         for number, seat in enumerate(seats, 1):
             if number % _JUDGED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            again = seat.judge(looks, now)
+            try:
+                again = seat.judge(looks, now)
+            except Exception as error:  # noqa: BLE001 - it ends this wait, and no other
+                seat.tell(error)
+                again = None
             if again is None:
                 self._seats.discard(seat)
             else:
@@ -165,7 +177,7 @@ class Poller:
         try:
             ask = next(call)
             while True:
-                ask = call.send(await client.answer(ask))
+                ask = call.send(await _answer(client, ask))
         except StopIteration as over:
             looks: dict[str, Look] = over.value
         for batch_id in _waited_for(seat for seat in seats if seat.watch.cancelling):
@@ -176,7 +188,16 @@ class Poller:
 
     async def _open(self) -> "AsyncClient":
         if self._client is None:
-            self._client = await connection.open_async_client(self._conn_id)
+            try:
+                async with asyncio.timeout(READ_SECONDS):
+                    self._client = await connection.open_async_client(self._conn_id, self._thread)
+            except ClaudeBatchError:
+                raise
+            except Exception as error:
+                raise PollFailed(
+                    f"Connection {self._conn_id!r} cannot be read ({type(error).__name__}): check the secrets backend, "
+                    "and that the triggerer may read the connection."
+                ) from error
         return self._client
 
     async def _close(self) -> None:
@@ -189,11 +210,27 @@ def _waited_for(seats: Iterable[Seat]) -> Collection[str]:
     return dict.fromkeys(batch_id for seat in seats for batch_id in seat.watch.waiting).keys()
 
 
+async def _answer(client: "AsyncClient", ask: Ask) -> Answer:
+    try:
+        return await client.answer(ask)
+    except Exception as error:  # noqa: BLE001 - it is the answer to this one question
+        return _trouble(error)
+
+
 async def _cancelled(client: "AsyncClient", batch_id: str) -> Look:
     try:
         return await client.cancel(batch_id)
-    except ClaudeBatchError as error:
+    except Exception as error:  # noqa: BLE001 - it is the answer to this one call
+        return _trouble(error)
+
+
+def _trouble(error: Exception) -> ClaudeBatchError:
+    """Make an error of ours of any other; the text of one that we do not know may hold a secret."""
+    if isinstance(error, ClaudeBatchError):
         return error
+    kind, where = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+    log.error("Asking for batches failed (%s) at:\n%s", kind, where)
+    return PollFailed(f"Asking for batches failed ({kind}): the triggerer's log says where.")
 
 
 @contextmanager

@@ -212,7 +212,7 @@ def read(value: Any) -> list[Receipt]:
     if isinstance(value, Mapping):
         return [_of_dict(value)]
     if isinstance(value, Sequence):
-        return [receipt for item in value[:] for receipt in read(item)]
+        return [receipt for item in value for receipt in read(item)]
     raise Misconfigured(
         f"This is no receipt, no batch id, and no list of either: it is of type {type(value).__name__}."
     )

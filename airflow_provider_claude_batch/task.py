@@ -8,7 +8,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, Asset, ObjectStoragePath
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
-from airflow.sdk.definitions.xcom_arg import XComArg
+from airflow.sdk.definitions.xcom_arg import ConcatXComArg, MapXComArg, XComArg, ZipXComArg
+from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
 
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured
 from airflow_provider_claude_batch.receipt import XCOM_KEY, Receipt
@@ -53,7 +54,11 @@ class Unrendered(ResolveMixin):
 
         Airflow keeps the XComs of a task that is skipped, now that its run was cleared: `current` leaves them out.
         """
-        return _resolve(self._value, context, current=current)
+        return whole(_filled(self._value, lambda upstream: _fetch(upstream, context, current=current)))
+
+    def open_for_function(self, context: Any) -> Any:
+        """Fetch what is upstream as an ordinary task gets it: XComs of a mapped task are read when they are used."""
+        return _filled(self._value, lambda upstream: upstream.resolve(context))
 
     @property
     def upstream(self) -> tuple[str, ...]:
@@ -71,6 +76,14 @@ class Unrendered(ResolveMixin):
 def open_argument(value: Any, context: Any) -> Any:
     """Fetch the value of an argument that may be wrapped."""
     return value.open(context) if isinstance(value, Unrendered) else value
+
+
+def whole(value: Any) -> Any:
+    """Make a list of what Airflow reads item by item; a mapped upstream is one call instead of one for each item."""
+    if isinstance(value, LazyXComSequence):
+        return list(value[:])
+    is_other = isinstance(value, Sequence) and not isinstance(value, str | bytes | list)
+    return list(value) if is_other else value  # a slice of what map() makes is one call of its function
 
 
 def push(context: Mapping[str, Any], receipts: Sequence[Receipt], *, many: bool) -> Any:
@@ -100,24 +113,28 @@ def final_errors(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate
     return run
 
 
-def _resolve(value: Any, context: Any, *, current: bool) -> Any:
-    if isinstance(value, XComArg):
-        return _fetch(value, context, current=current)
+def _filled(value: Any, fetch: Callable[[ResolveMixin], Any]) -> Any:
+    """Copy data, and fetch what is upstream of it."""
     if isinstance(value, ResolveMixin):
-        return _whole(value.resolve(context))
-    if isinstance(value, list | tuple):
-        return [_resolve(item, context, current=current) for item in value]
+        return fetch(value)
+    if isinstance(value, list):
+        return [_filled(item, fetch) for item in value]
+    if isinstance(value, tuple):
+        items = [_filled(item, fetch) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, dict):
-        return {key: _resolve(item, context, current=current) for key, item in value.items()}
-    return _whole(value)
+        return {key: _filled(item, fetch) for key, item in value.items()}
+    return value
 
 
-def _fetch(value: XComArg, context: Any, *, current: bool) -> Any:
+def _fetch(value: ResolveMixin, context: Any, *, current: bool) -> Any:
     """Fetch an XCom; a task of ours that a person marked a success has none, and what it has paid would be lost."""
+    if not isinstance(value, XComArg):
+        return whole(value.resolve(context))
     upstream = {operator.task_id: operator for operator, _ in value.iter_references()}
     if current and all(set() < _states(context, task_id) <= _NOT_RUN for task_id in upstream):
         return None
-    fetched = _whole(value.resolve(context))
+    fetched = whole(_sliced(value).resolve(context))
     if fetched is None:
         for task_id, operator in upstream.items():
             kind = getattr(operator, "operator_class", type(operator))
@@ -137,7 +154,23 @@ def _states(context: Any, task_id: str) -> set[str | None]:
     return {found[ours]} if ours in found else {*found.values()}
 
 
-def _whole(value: Any) -> Any:
-    """Fetch all of a mapped upstream in one call: iterating over it is a call for each item."""
-    is_lazy = isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple)
-    return list(value[:]) if is_lazy else value
+class _Sliced(ResolveMixin):
+    """An XCom that is fetched in one call, however many mapped instances have pushed it."""
+
+    def __init__(self, arg: XComArg) -> None:
+        self._arg = arg
+
+    def resolve(self, context: Any) -> Any:
+        """Fetch all of it, even where Airflow would fetch each item when it is read."""
+        return whole(self._arg.resolve(context))
+
+
+def _sliced(arg: XComArg) -> Any:
+    """Leave map(), zip() and concat() to Airflow; only what they read is fetched in one call."""
+    if isinstance(arg, MapXComArg):
+        return MapXComArg(_sliced(arg.arg), arg.callables)
+    if isinstance(arg, ZipXComArg):
+        return ZipXComArg([_sliced(one) for one in arg.args], fillvalue=arg.fillvalue)
+    if isinstance(arg, ConcatXComArg):
+        return ConcatXComArg([_sliced(one) for one in arg.args])
+    return _Sliced(arg)

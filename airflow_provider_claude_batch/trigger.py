@@ -10,6 +10,7 @@ import msgspec
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_claude_batch import connection
+from airflow_provider_claude_batch.arguments import check_moment
 from airflow_provider_claude_batch.batch import Batch
 from airflow_provider_claude_batch.errors import ClaudeBatchError
 from airflow_provider_claude_batch.poller import seat_at_poller
@@ -26,7 +27,8 @@ class ClaudeBatchTrigger(BaseTrigger):
     :param batch_ids: the batches to wait for.
     :param conn_id: the connection of type ``anthropic``.
     :param interval: seconds between two looks at first, 5 at least; they grow as batches age.
-    :param deadline: until when to wait, in ISO 8601; by default until an hour after the API lets the batches expire.
+    :param deadline: until when to wait, in ISO 8601 with a time zone; by default until an hour after the API lets the
+        batches expire.
     :param on_timeout: ``fail``, or ``cancel`` the batches and wait for their end.
     :param cancel_on_kill: cancel the batches when the trigger is killed.
     """
@@ -42,6 +44,8 @@ class ClaudeBatchTrigger(BaseTrigger):
         cancel_on_kill: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        if deadline is not None:
+            check_moment("deadline", deadline)
         self.batch_ids = batch_ids
         self.conn_id = conn_id
         self.interval = interval
@@ -78,6 +82,7 @@ class ClaudeBatchPause(BaseTrigger):
 
     def __init__(self, *, until: str, batch_ids: list[str], conn_id: str, memo: dict[str, Any] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        check_moment("until", until)
         self.until = until
         self.batch_ids = batch_ids
         self.conn_id = conn_id

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -94,26 +95,81 @@ def test_triggers_come_and_go_and_the_last_one_out_closes_the_client(emulator: A
     asyncio.run(come_and_go())
 
 
-def test_a_poller_that_dies_tells_all_its_triggers_and_the_next_one_lives(
+SECRET = "sk-ant-1234"
+
+
+class Unexpected(Exception):
+    """An error of no library that we know; its text may hold a secret."""
+
+
+def raises(*_: Any) -> Any:
+    raise Unexpected(SECRET)
+
+
+def test_what_goes_wrong_in_a_poll_is_told_and_the_wait_goes_on(
+    emulator: Any, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def wait() -> list[Any]:
+        with (
+            seat_at_poller("anthropic_default", Watch((batch_ids[0],), interval=0.2)) as one,
+            seat_at_poller("anthropic_default", Watch((batch_ids[1],), interval=0.2)) as other,
+        ):
+            with monkeypatch.context() as broken:
+                broken.setattr("airflow_provider_claude_batch.roll_call.Roll.call", raises)
+                told = [await soon(seat.hear()) for seat in (one, other)]
+            emulator.advance(3600)
+            return [*told, await soon(one.hear()), await soon(other.hear())]
+
+    told, also_told, *endings = asyncio.run(wait())
+    assert (
+        told.trouble == also_told.trouble == "Asking for batches failed (Unexpected): the triggerer's log says where."
+    )
+    assert [ending.why for ending in endings] == [Why.ENDED] * 2
+    assert "in raises" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_what_goes_wrong_in_every_poll_is_believed(
     emulator: Any, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Died(Exception):
-        pass
+    monkeypatch.setattr(watch, "PATIENCE", timedelta(seconds=0.3))
+    monkeypatch.setattr("airflow_provider_claude_batch.roll_call.Roll.call", raises)
 
-    async def die() -> None:
-        with monkeypatch.context() as broken:
+    async def wait() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(event_of(trigger(batch_id)) for batch_id in batch_ids[:3]))
 
-            def call(*args: Any) -> Any:
-                raise Died
+    assert {event["ending"]["why"] for event in asyncio.run(soon(wait()))} == {"refused"}
 
-            broken.setattr("airflow_provider_claude_batch.roll_call.Roll.call", call)
-            tasks = [asyncio.create_task(event_of(trigger(batch_id))) for batch_id in batch_ids[:3]]
-            found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(one) for one in found] == [Died] * 3
-        emulator.advance(3600)
-        assert (await event_of(trigger(batch_ids[0])))["ending"]["why"] == "ended"
 
-    asyncio.run(die())
+def test_an_odd_batch_id_is_the_trouble_of_its_own_wait(emulator: Any, batch_ids: list[str]) -> None:
+    emulator.advance(3600)
+
+    async def wait() -> tuple[Any, Any]:
+        with seat_at_poller("anthropic_default", Watch((batch_ids[1],), interval=0.2)) as sound:
+            odd: Any = ("\ud800",)
+            with seat_at_poller("anthropic_default", Watch((batch_ids[0], *odd), interval=0.2)) as broken:
+                return await soon(sound.hear()), await soon(broken.hear())
+
+    ending, told = asyncio.run(wait())
+    assert ending.why is Why.ENDED
+    assert "Asking for batches failed (UnicodeEncodeError)" in told.trouble
+
+
+def test_a_wait_that_cannot_be_judged_ends_no_other(
+    emulator: Any, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait() -> Any:
+        naive = datetime(2030, 1, 1)  # noqa: DTZ001 - no trigger of ours lets it in
+        with (
+            seat_at_poller("anthropic_default", Watch((batch_ids[0],), interval=0.2)) as sound,
+            seat_at_poller("anthropic_default", Watch((batch_ids[1],), interval=0.2, deadline=naive)) as broken,
+        ):
+            with pytest.raises(TypeError, match="offset-naive"):
+                await soon(broken.hear())
+            emulator.advance(3600)
+            return await soon(sound.hear())
+
+    assert asyncio.run(wait()).why is Why.ENDED
 
 
 def test_two_connections_and_two_loops_have_a_poller_each(
@@ -208,6 +264,110 @@ def test_a_connection_that_cannot_work_is_told_and_then_believed(
     assert cause in told.trouble
     assert ending.why is Why.REFUSED
     assert cause in ending.message
+
+
+class Backend:
+    """A secrets backend of somebody else, asked before Airflow's own: it does something first, and knows nothing."""
+
+    def __init__(self, first: Callable[[str], None]) -> None:
+        self._first = first
+
+    def get_connection(self, conn_id: str) -> None:
+        self._first(conn_id)
+
+
+@pytest.fixture
+def put_backend_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], None]], None]:
+    """Ask another secrets backend before those that Airflow has."""
+    from airflow.sdk.execution_time import supervisor
+
+    own = supervisor.ensure_secrets_backend_loaded()
+
+    def put(first: Callable[[str], None]) -> None:
+        monkeypatch.setattr(supervisor, "ensure_secrets_backend_loaded", lambda: [Backend(first), *own])
+
+    return put
+
+
+def test_a_secrets_backend_that_refuses_for_a_moment_is_asked_again(
+    emulator: Any, airflow_db: None, batch_ids: list[str], put_backend_first: Any
+) -> None:
+    from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+
+    refusals = [AirflowSecretsBackendAccessDenied("403")]
+
+    def refuse_once(conn_id: str) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    put_backend_first(refuse_once)
+    emulator.advance(3600)
+
+    async def wait() -> list[Any]:
+        with (
+            seat_at_poller("anthropic_default", Watch((batch_ids[0],), interval=0.2)) as one,
+            seat_at_poller("anthropic_default", Watch((batch_ids[1],), interval=0.2)) as other,
+        ):
+            return [await soon(seat.hear()) for seat in (one, other, one, other)]
+
+    *told, ending, other_ending = asyncio.run(wait())
+    said = (
+        "Connection 'anthropic_default' cannot be read (AirflowSecretsBackendAccessDenied): check the secrets backend"
+    )
+    assert {one.trouble.partition(", and")[0] for one in told} == {said}
+    assert ending.why is other_ending.why is Why.ENDED
+
+
+def test_a_secrets_backend_that_hangs_holds_up_neither_other_connections_nor_the_loop(
+    emulator: Any, airflow_db: None, batch_ids: list[str], put_backend_first: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SLOW", json.dumps({**CONNECTION, "host": emulator.base_url}))
+    over, hanging = threading.Event(), threading.Event()
+
+    def hang(conn_id: str) -> None:
+        if conn_id == "slow":
+            hanging.set()
+            over.wait(120)
+
+    put_backend_first(hang)
+    emulator.advance(3600)
+
+    async def wait() -> tuple[Any, Any]:
+        with seat_at_poller("slow", Watch((batch_ids[0],), interval=0.2)) as slow:
+            await until(hanging.is_set)
+            event = await soon(event_of(trigger(batch_ids[1])))
+            assert not over.is_set()
+            over.set()
+            return event, await soon(slow.hear())
+
+    try:
+        event, ending = asyncio.run(wait())
+    finally:
+        over.set()
+    assert event["ending"]["why"] == "ended"
+    assert ending.why is Why.ENDED
+
+
+def test_while_a_secrets_backend_hangs_deadlines_are_kept(
+    emulator: Any, airflow_db: None, batch_ids: list[str], put_backend_first: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "READ_SECONDS", 0.2)
+    over = threading.Event()
+    asked = []
+
+    def hang(conn_id: str) -> None:
+        asked.append(conn_id)
+        over.wait(120)
+
+    put_backend_first(hang)
+    soon_over = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+    try:
+        event = asyncio.run(soon(event_of(trigger(batch_ids[0], deadline=soon_over))))
+    finally:
+        over.set()
+    assert event["ending"]["why"] == "timeout"
+    assert "Connection 'anthropic_default' cannot be read (TimeoutError)" in event["ending"]["message"]
+    assert asked == ["anthropic_default"]  # one thread hangs, however often the poll is tried
 
 
 @pytest.mark.parametrize("broken", [{"host": "http://127.0.0.1:1"}, {"password": ""}])

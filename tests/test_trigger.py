@@ -9,6 +9,8 @@ from runs import xcom
 from test_operators import some_requests, submit_dag
 
 from airflow_provider_claude_batch import ClaudeBatchTrigger
+from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.trigger import ClaudeBatchPause
 
 KWARGS = {
     "batch_ids": ["msgbatch_1", "msgbatch_2"],
@@ -24,6 +26,14 @@ def test_a_trigger_is_its_kwargs_and_nothing_else() -> None:
     path, kwargs = ClaudeBatchTrigger(**KWARGS).serialize()  # type: ignore[arg-type]
     assert path == "airflow_provider_claude_batch.trigger.ClaudeBatchTrigger"
     assert json.loads(json.dumps(kwargs)) == KWARGS
+
+
+@pytest.mark.parametrize("deadline", ["2030-01-01T00:00:00", "2030-01-01", "tomorrow", 5])
+def test_a_deadline_without_a_time_zone_is_refused_where_it_is_given(deadline: Any) -> None:
+    with pytest.raises(Misconfigured, match="deadline takes a moment with its time zone, such as"):
+        ClaudeBatchTrigger(**{**KWARGS, "deadline": deadline})
+    with pytest.raises(Misconfigured, match="until takes a moment with its time zone, such as"):
+        ClaudeBatchPause(until=deadline, batch_ids=[], conn_id="anthropic_default")
 
 
 @pytest.mark.parametrize("cancel_on_kill", [True, False])
