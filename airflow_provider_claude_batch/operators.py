@@ -26,14 +26,14 @@ from airflow_provider_claude_batch.note import Clear, Notebook
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
-from airflow_provider_claude_batch.retry import Retry, next_attempt
+from airflow_provider_claude_batch.retry import Retry, canceled_at_deadline, next_attempt
 from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchPause
 from airflow_provider_claude_batch.words import counted
-from airflow_provider_claude_batch.writers import Answered
+from airflow_provider_claude_batch.writers import Answered, Retryable
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class ClaudeBatchOperator(BaseOperator):
     :param defaults: what goes under the params of every request; ``betas`` in it becomes a header. (templated)
     :param columns: a Pydantic model or a JSON schema that every answer has to fit: structured output is asked for.
     :param retry_of: the receipt of a load: only what can succeed on another try is submitted again.
+    :param retry_canceled: with ``retry_of``, send again what a wait has canceled at its deadline, too.
     :param reuse_from: the connection and the table of answers that are taken as they are: a request of the same id and
         content is not sent again. (templated)
     :param conn_id: the connection of type ``anthropic``. (templated)
@@ -87,6 +88,7 @@ class ClaudeBatchOperator(BaseOperator):
         preflight: int = 0,
         prime_cache: bool = False,
         on_invalid: OnInvalid = "fail",
+        retry_canceled: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -110,6 +112,7 @@ class ClaudeBatchOperator(BaseOperator):
         self.preflight = preflight
         self.prime_cache = prime_cache
         self.on_invalid = on_invalid
+        self.retry_canceled = retry_canceled
 
     @final_errors
     def execute(self, context: "Context") -> Any:
@@ -135,7 +138,9 @@ class ClaudeBatchOperator(BaseOperator):
         unremembered_since: datetime | None = None,
     ) -> Any:
         loaded = None if self.retry_of is None else self._loaded(context)
-        lineage = _own_receipt(context) if loaded is None else next_attempt(loaded)
+        lineage = _own_receipt(context)
+        if loaded is not None:
+            lineage = next_attempt(loaded, retry_canceled=self.retry_canceled)
         submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context), lineage)
         if submitted is None:
             retry = None if loaded is None else self._retry(loaded)
@@ -229,7 +234,12 @@ class ClaudeBatchOperator(BaseOperator):
         return receipt.newest(loaded)
 
     def _retry(self, loaded: list[Receipt]) -> Retry:
-        retry = Retry.of(loaded, _read_back)
+        retry = Retry.of(loaded, _read_back, retry_canceled=self.retry_canceled)
+        if not self.retry_canceled and (left_out := canceled_at_deadline(loaded)):
+            self.log.warning(
+                "Not sent again: %s, canceled at the deadline. retry_canceled=True sends them again.",
+                counted(left_out, "request"),
+            )
         if retry is None:
             raise AirflowSkipException(_NO_RETRY)
         self.log.info(
@@ -355,7 +365,7 @@ def _publish(context: "Context", submitted: Receipt) -> None:
     push(context, [submitted], many=False)
 
 
-def _read_back(loaded: Receipt) -> Iterable[tuple[str, str | None, int | None]]:
+def _read_back(loaded: Receipt) -> Iterable[Retryable]:
     if not loaded.warehouse_conn_id or not loaded.table:
         raise Misconfigured("retry_of= takes the receipt of a load: this one names no table.")
     return connection.open_warehouse(loaded.warehouse_conn_id, loaded.table).retryable(loaded.batch_ids)

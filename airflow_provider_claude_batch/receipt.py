@@ -125,6 +125,9 @@ class Receipt(msgspec.Struct, frozen=True):
     errors: tuple[tuple[str, int], ...] | None = None
     error_examples: dict[str, tuple[str, ...]] | None = None
     rounds: int | None = None
+    canceled_at_deadline: bool | None = None
+    left_out: int | None = None
+    not_loaded: tuple[str, ...] | None = None
 
     @property
     def batch_ids(self) -> tuple[str, ...]:
@@ -151,6 +154,13 @@ class Receipt(msgspec.Struct, frozen=True):
         known = {key: value for key, value in as_json(self).items() if value is not None}
         batches = known.pop("batches")
         return {"v": 1, **known, "batches": batches}
+
+    def of_some(self, parts: Sequence[Part]) -> "Receipt":
+        """Keep some of the batches; what belongs to all of them goes with the first."""
+        some = msgspec.structs.replace(self, batches=tuple(parts), requests=sum(part.total for part in parts))
+        if not parts or parts[0] == self.batches[0]:
+            return some
+        return msgspec.structs.replace(some, reused=None, estimate_usd=None, preflight_usd=None)
 
     def seen(self, batches: Mapping[str, Batch]) -> "Receipt":
         """Add what the API said of the batches."""

@@ -6,7 +6,7 @@ from functools import wraps
 from pathlib import PurePath
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, Asset, ObjectStoragePath
+from airflow.providers.common.compat.sdk import AirflowFailException, Asset, ObjectStoragePath, XComNotFound
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.definitions.xcom_arg import XComArg
 
@@ -117,7 +117,12 @@ def _fetch(value: XComArg, context: Any, *, current: bool) -> Any:
     upstream = {operator.task_id: operator for operator, _ in value.iter_references()}
     if current and all(set() < _states(context, task_id) <= _NOT_RUN for task_id in upstream):
         return None
-    fetched = _whole(value.resolve(context))
+    try:
+        fetched = _whole(value.resolve(context))
+    except XComNotFound:  # a task that failed may have published nothing
+        if not current:
+            raise
+        fetched = None
     if fetched is None:
         for task_id, operator in upstream.items():
             kind = getattr(operator, "operator_class", type(operator))
@@ -129,12 +134,18 @@ def _fetch(value: XComArg, context: Any, *, current: bool) -> Any:
     return fetched
 
 
-def _states(context: Any, task_id: str) -> set[str | None]:
+def instances(context: Any, task_id: str) -> dict[str, str | None]:
     """Return the states of a task's instances in this run: where it is mapped with us, of our own map index."""
     ti = context["ti"]
     found = ti.get_task_states(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
     ours = f"{task_id}_{getattr(ti, 'map_index', None)}"  # so Airflow names the instances of a mapped task
-    return {found[ours]} if ours in found else {*found.values()}
+    mine = {ours: found[ours]} if ours in found else found
+    # Airflow names them task_3; a person reads task[3].
+    return {f"{task_id}[{name[len(task_id) + 1 :]}]" if name != task_id else name: mine[name] for name in mine}
+
+
+def _states(context: Any, task_id: str) -> set[str | None]:
+    return {*instances(context, task_id).values()}
 
 
 def _whole(value: Any) -> Any:
