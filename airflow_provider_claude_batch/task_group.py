@@ -177,8 +177,11 @@ def _sorted(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _refuse_mapped_fan_out(group: TaskGroup | None, *, fan_out: bool) -> None:
-    """Airflow cannot map what is in a group that is mapped itself."""
+    """Airflow maps nothing in a group that is mapped itself: a group in it parses, and fails when it runs."""
     while fan_out and group is not None:
         if isinstance(group, MappedTaskGroup):
-            raise Misconfigured("fan_out= does not work in a task group that is mapped: map it, or fan out.")
+            raise Misconfigured(
+                "fan_out= does not work in a task group that is mapped, because Airflow maps nothing inside one. "
+                "Leave it out: each element then loads all of its batches at once."
+            )
         group = group.parent_group
