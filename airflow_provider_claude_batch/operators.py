@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
 from airflow_provider_claude_batch import connection, load, receipt, submit
@@ -138,18 +139,21 @@ class ClaudeBatchOperator(BaseOperator):
         unremembered_since: datetime | None = None,
     ) -> Any:
         loaded = None if self.retry_of is None else self._loaded(context)
-        lineage = _own_receipt(context)
-        if loaded is not None:
-            lineage = next_attempt(loaded, retry_canceled=self.retry_canceled)
+        kept = loaded and notebook.kept_for(loaded)
+        if loaded and kept:
+            loaded = [one for one in loaded if not {*one.batch_ids} <= {*(kept.of or ())}]
+        lineage = next_attempt(loaded, retry_canceled=self.retry_canceled) if loaded else _own_receipt(context)
         submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context), lineage)
-        if submitted is None:
-            retry = None if loaded is None else self._retry(loaded)
+        retry = self._retry(loaded) if loaded and submitted is None else None
+        if submitted is None and (retry or loaded is None):
             with connection.open_client(self.conn_id) as client:
                 order = self._order(context, lineage, notebook, unremembered_since)
+                order = msgspec.structs.replace(order, kept=kept or None)
                 submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
                 is_new = bool(self._drain) and unremembered_since is None and notebook.is_new
                 requests = Reread(lambda: self._read(context, retry, is_new=is_new))
                 submitted = submission.run(requests, resumed=resumed)
+        submitted = submitted or kept or None
         if submitted is None:
             raise AirflowSkipException("There is nothing to send: no requests." if self.retry_of is None else _NO_RETRY)
         if isinstance(submitted, Pause):
@@ -233,7 +237,7 @@ class ClaudeBatchOperator(BaseOperator):
             raise AirflowSkipException(_NO_RETRY)
         return receipt.newest(loaded)
 
-    def _retry(self, loaded: list[Receipt]) -> Retry:
+    def _retry(self, loaded: list[Receipt]) -> Retry | None:
         retry = Retry.of(loaded, _read_back, retry_canceled=self.retry_canceled)
         if not self.retry_canceled and (left_out := canceled_at_deadline(loaded)):
             self.log.warning(
@@ -241,7 +245,7 @@ class ClaudeBatchOperator(BaseOperator):
                 counted(left_out, "request"),
             )
         if retry is None:
-            raise AirflowSkipException(_NO_RETRY)
+            return None
         self.log.info(
             "Attempt %d of submission %s: %s to try again; %d of them were truncated, and are sent where max_tokens is "
             "higher now.",

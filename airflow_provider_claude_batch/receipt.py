@@ -125,6 +125,7 @@ class Receipt(msgspec.Struct, frozen=True):
     errors: tuple[tuple[str, int], ...] | None = None
     error_examples: dict[str, tuple[str, ...]] | None = None
     rounds: int | None = None
+    of: tuple[str, ...] | None = None
     canceled_at_deadline: bool | None = None
     left_out: int | None = None
     not_loaded: tuple[str, ...] | None = None

@@ -107,6 +107,7 @@ def next_attempt(receipts: Sequence[Receipt], *, retry_canceled: bool = True) ->
         map_index=first.map_index,
         logical_date=first.logical_date,
         attempt=max(receipt.attempt for receipt in receipts) + 1,
+        of=tuple(batch_id for receipt in _last(receipts) for batch_id in receipt.batch_ids) or None,
         left_out=None if retry_canceled else canceled_at_deadline(receipts) or None,
     )
 

@@ -49,6 +49,7 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
         errors=commonest.counts,
         error_examples=commonest.examples,
         canceled_at_deadline=any(receipt.canceled_at_deadline for receipt in every) or None,
+        of=None,
         left_out=None,
         not_loaded=tuple(batch_id for receipt in every for batch_id in receipt.not_loaded or ()) or None,
     )

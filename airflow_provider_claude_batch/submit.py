@@ -96,7 +96,7 @@ class Submission:
             self._notebook.save(note)
         elif draft.shards:
             note = self._open(draft, noted)
-        if noted is not None and note is not noted:
+        if noted is not None and note is not noted and not self._order.kept:
             self._abandon(noted)
         if note is None:
             return self._all_reused(draft) if draft.reading.reused else None
@@ -206,7 +206,7 @@ class Submission:
         if order.unremembered_since:
             _doubt_all(noted, order.unremembered_since, now)
         cover = Cover(order.clear, receipt, now, generation, self._notebook.forget)
-        cover.as_of = None if order.answered is None else draft.as_of
+        cover.as_of, cover.kept = None if order.answered is None else draft.as_of, order.kept
         return Note(cover, noted)
 
     def _send_all(self, shards: list[Shard], note: Note) -> Receipt | Pause:

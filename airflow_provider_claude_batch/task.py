@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, Asset, ObjectStoragePath, XComNotFound
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
+from airflow.sdk.definitions._internal.types import NOTSET
 from airflow.sdk.definitions.xcom_arg import XComArg
 
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured
@@ -118,7 +119,7 @@ def _fetch(value: XComArg, context: Any, *, current: bool) -> Any:
     if current and all(set() < _states(context, task_id) <= _NOT_RUN for task_id in upstream):
         return None
     try:
-        fetched = _whole(value.resolve(context))
+        fetched = _present(_whole(value.resolve(context)))
     except XComNotFound:  # a task that failed may have published nothing
         if not current:
             raise
@@ -132,6 +133,13 @@ def _fetch(value: XComArg, context: Any, *, current: bool) -> Any:
                     "clear it, and what is paid is not paid again. (With do_xcom_push=False, it never leaves one.)"
                 )
     return fetched
+
+
+def _present(fetched: Any) -> Any:
+    """Leave out instances without an XCom: before 3.2, Airflow puts a placeholder there for those of a mapped group."""
+    if not isinstance(fetched, list) or all(one is not NOTSET for one in fetched):
+        return fetched
+    return [one for one in fetched if one is not NOTSET] or None
 
 
 def instances(context: Any, task_id: str) -> dict[str, str | None]:

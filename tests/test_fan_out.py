@@ -137,6 +137,26 @@ def test_a_wait_that_fails_holds_back_no_other_batch(emulator: Any, run_dag: Any
     assert len(emulator.journal(operation="create")) == 4
 
 
+def test_what_was_sent_again_before_a_late_batch_was_loaded_is_not_paid_twice(
+    emulator: Any, run_dag: Any, answers: Any
+) -> None:
+    emulator.fault("slow_batch", seconds=4_000)
+    emulator.fault("row", outcome="overloaded_error", match="hello [13]", times=2)
+    run = run_dag(pipeline(timeout=1))
+    assert xcom(run, "labels.submit_2")["requests"] == 1
+    before = xcom(run, "labels.load_2")["batches"]
+
+    emulator.advance(4_000)
+    for _ in range(2):
+        whole = clear_and_run(pipeline(timeout=1), run, "labels.wait")
+        assert whole.state == "success"
+        assert [call["requests"] for call in emulator.journal(operation="create")] == [2, 2, 2, 1, 1]
+        again, total = xcom(whole, "labels.submit_2"), xcom(whole, "labels.total")
+        assert again["requests"] == 2
+        assert again["batches"][0]["id"] == before[0]["id"]
+        assert (total["counts"], total["rows"]) == ({"succeeded": 6}, 8)
+
+
 def test_a_submission_that_fails_half_way_is_not_added_up_in_silence(
     emulator: Any, run_dag: Any, answers: Any, capfd: Any
 ) -> None:
