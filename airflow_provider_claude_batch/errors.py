@@ -16,6 +16,7 @@ ClaudeBatchError
 ├── WaitTimeout           a batch did not end before the deadline
 ├── TooManyErrors         everything is written, and more failed than max_error_rate allows
 ├── IncompleteResults     everything is written, and requests are missing from the results
+├── Unfinished            what was loaded is added up, and a task failed or paid batches are not loaded
 ├── SourceUnavailable     the database or the storage that holds the requests cannot be reached, or is busy
 └── WarehouseUnavailable  the warehouse cannot be reached, or is busy
 
@@ -23,6 +24,8 @@ ClaudeBatchError
 """
 
 from collections.abc import Sequence
+
+_NAMED = 5
 
 
 class ClaudeBatchError(Exception):
@@ -124,6 +127,15 @@ class TooManyErrors(ClaudeBatchError):
 
 class IncompleteResults(ClaudeBatchError):
     """Everything is written, and the results do not speak of every request."""
+
+
+class Unfinished(ClaudeBatchError):
+    """What was loaded is added up, and a task failed or paid batches are not loaded."""
+
+    def __init__(self, tasks: Sequence[str], what: str, not_loaded: str) -> None:
+        more = f" and {len(tasks) - _NAMED:,} more" if len(tasks) > _NAMED else ""
+        named, left = ", ".join(tasks[:_NAMED]) + more, f" {not_loaded}" if not_loaded else ""
+        super().__init__(f"{named} {what}.{left} Everything else is added up. Clear {named} to go on.")
 
 
 class SourceUnavailable(ClaudeBatchError):

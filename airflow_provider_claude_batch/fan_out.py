@@ -9,12 +9,10 @@ from airflow_provider_claude_batch import receipt
 from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.task import whole
 
-_OF_THE_WHOLE = ("reused", "estimate_usd", "preflight_usd", "preflight_unpriced", "abandoned")
-
 
 @task
 def shards(submitted: Any) -> list[dict[str, Any]]:
-    """Return one receipt for each batch: ``ClaudeBatchSensor.partial(...).expand(batch=shards(submit.output))``.
+    """Return one receipt for each batch, for a group of wait and load: ``pair.expand(batch=shards(submit.output))``.
 
     Where they are more than Airflow maps over, some go together.
     """
@@ -31,8 +29,4 @@ def split(whole: Receipt, most: int) -> list[Receipt]:
     """
     size = -(-len(whole.batches) // most)
     groups = [whole.batches[at : at + size] for at in range(0, len(whole.batches), size or 1)]
-    parts = [receipt.replace(whole, batches=group, requests=sum(part.total for part in group)) for group in groups] or [
-        whole
-    ]
-    without: dict[str, None] = dict.fromkeys(_OF_THE_WHOLE)
-    return parts[:1] + [receipt.replace(part, **without) for part in parts[1:]]
+    return [whole.of_some(group) for group in groups] or [whole]

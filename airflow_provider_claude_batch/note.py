@@ -1,6 +1,6 @@
 """Notes: what a task instance remembers of its submission across tries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import accumulate
@@ -77,6 +77,7 @@ class Cover(msgspec.Struct, omit_defaults=True):
     pages: int = 0
     author: str = ""
     as_of: datetime | None = None
+    kept: Receipt | None = None
 
 
 class Note(msgspec.Struct):
@@ -106,12 +107,24 @@ class Note(msgspec.Struct):
             for shard, end in zip(self.shards, ends, strict=True)
             if shard.id
         )
-        return replace(
+        own = replace(
             self.cover.submission,
             batches=parts,
             preflight_usd=self.cover.preflight_usd or None,
             preflight_unpriced=self.cover.preflight_unpriced or None,
         )
+        kept = self.cover.kept
+        if kept is None:
+            return own
+        of = (*(kept.of or ()), *(own.of or ()))
+        return replace(own, batches=kept.batches + parts, requests=kept.requests + own.requests, of=of)
+
+    def kept_for(self, loaded: Sequence[Receipt]) -> Receipt | None:
+        """Return what this retry has sent for some of these batches: it is kept, and only the others are retried."""
+        if self.is_void or self.cover.submission.submission != loaded[0].submission:
+            return None
+        sent, batch_ids = self.receipt, {batch_id for receipt in loaded for batch_id in receipt.batch_ids}
+        return sent if self.is_complete and sent.of and {*sent.of} < batch_ids else self.cover.kept
 
     @property
     def digests(self) -> list[str]:
@@ -217,6 +230,11 @@ class Notebook:
                 "`claude-batch forget DAG RUN TASK` lets the task submit anew."
             )
         return Note(cover, shards)
+
+    def kept_for(self, loaded: Sequence[Receipt]) -> Receipt | None:
+        """Return what a retry has sent before some of the batches were loaded: nothing of it is sent twice."""
+        note = self.read()
+        return None if note is None else note.kept_for(loaded)
 
     def take_over(self) -> Note | None:
         """Go on from what an earlier try wrote down; from here on it sends nothing more, should it be alive."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
 from airflow_provider_claude_batch import abandoned, connection, declared, load, receipt, submit
@@ -26,14 +27,14 @@ from airflow_provider_claude_batch.note import Clear, Notebook
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
-from airflow_provider_claude_batch.retry import Retry, next_attempt
+from airflow_provider_claude_batch.retry import Retry, canceled_at_deadline, next_attempt
 from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchPause
 from airflow_provider_claude_batch.words import counted
-from airflow_provider_claude_batch.writers import Answered
+from airflow_provider_claude_batch.writers import Answered, Retryable
 from airflow_provider_claude_batch.writers.table import Table
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class ClaudeBatchOperator(BaseOperator):
     :param defaults: what goes under the params of every request; ``betas`` in it becomes a header. (templated)
     :param columns: a Pydantic model or a JSON schema that every answer has to fit: structured output is asked for.
     :param retry_of: the receipt of a load: only what can succeed on another try is submitted again.
+    :param retry_canceled: with ``retry_of``, send again what a wait has canceled at its deadline, too.
     :param reuse_from: the connection and the table of answers that are taken as they are: a request of the same id and
         content is not sent again. (templated)
     :param conn_id: the connection of type ``anthropic``. (templated)
@@ -87,6 +89,7 @@ class ClaudeBatchOperator(BaseOperator):
         preflight: int = 0,
         prime_cache: bool = False,
         on_invalid: OnInvalid = "fail",
+        retry_canceled: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -110,6 +113,7 @@ class ClaudeBatchOperator(BaseOperator):
         self.preflight = preflight
         self.prime_cache = prime_cache
         self.on_invalid = on_invalid
+        self.retry_canceled = retry_canceled
 
     @final_errors
     def execute(self, context: "Context") -> Any:
@@ -135,16 +139,21 @@ class ClaudeBatchOperator(BaseOperator):
         unremembered_since: datetime | None = None,
     ) -> Any:
         loaded = None if self.retry_of is None else self._loaded(context)
-        lineage = _own_receipt(context) if loaded is None else next_attempt(loaded)
+        kept = loaded and notebook.kept_for(loaded)
+        if loaded and kept:
+            loaded = [one for one in loaded if not {*one.batch_ids} <= {*(kept.of or ())}]
+        lineage = next_attempt(loaded, retry_canceled=self.retry_canceled) if loaded else _own_receipt(context)
         submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context), lineage)
-        if submitted is None:
-            retry = None if loaded is None else self._retry(context, loaded)
+        retry = self._retry(context, loaded) if loaded and submitted is None else None
+        if submitted is None and (retry or loaded is None):
             with connection.open_client(self.conn_id) as client:
                 order = self._order(context, lineage, notebook, unremembered_since)
+                order = msgspec.structs.replace(order, kept=kept or None)
                 submission = submit.Submission(order, client, notebook, lambda part: _publish(context, part))
                 is_new = bool(self._drain) and unremembered_since is None and notebook.is_new
                 requests = Reread(lambda: self._read(context, retry, is_new=is_new))
                 submitted = submission.run(requests, resumed=resumed)
+        submitted = submitted or kept or None
         if submitted is None:
             raise AirflowSkipException("There is nothing to send: no requests." if self.retry_of is None else _NO_RETRY)
         if isinstance(submitted, Pause):
@@ -234,10 +243,15 @@ class ClaudeBatchOperator(BaseOperator):
             raise AirflowSkipException(_NO_RETRY)
         return receipt.newest(loaded)
 
-    def _retry(self, context: "Context", loaded: list[Receipt]) -> Retry:
-        retry = Retry.of(loaded, partial(_read_back, context))
+    def _retry(self, context: "Context", loaded: list[Receipt]) -> Retry | None:
+        retry = Retry.of(loaded, partial(_read_back, context), retry_canceled=self.retry_canceled)
+        if not self.retry_canceled and (left_out := canceled_at_deadline(loaded)):
+            self.log.warning(
+                "Not sent again: %s, canceled at the deadline. retry_canceled=True sends them again.",
+                counted(left_out, "request"),
+            )
         if retry is None:
-            raise AirflowSkipException(_NO_RETRY)
+            return None
         self.log.info(
             "Attempt %d of submission %s: %s to try again; %d of them were truncated, and are sent where max_tokens is "
             "higher now.",
@@ -364,6 +378,6 @@ def _publish(context: "Context", submitted: Receipt) -> None:
     push(context, [submitted], many=False)
 
 
-def _read_back(context: "Context", loaded: Receipt) -> Iterable[tuple[str, str | None, int | None]]:
+def _read_back(context: "Context", loaded: Receipt) -> Iterable[Retryable]:
     conn_id, table = declared.table_of(context, loaded)
     return connection.open_warehouse(conn_id, table).retryable(loaded.batch_ids)

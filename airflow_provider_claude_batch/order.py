@@ -21,7 +21,7 @@ class Order(msgspec.Struct, frozen=True):
     """What a task instance submits; `answered` tells what had an answer, by id and hash, at some moment.
 
     `reader` knows what an answer has to fit. `begin` hears of the submission before the first of it is sent.
-    `unremembered_since` is set where an earlier try left no note.
+    `unremembered_since` is set where an earlier try left no note. `kept` is what this retry has sent before.
     """
 
     receipt: Receipt
@@ -41,6 +41,7 @@ class Order(msgspec.Struct, frozen=True):
     begin: Callable[[Receipt], None] | None = None
     keeps_notes: bool = True
     unremembered_since: datetime | None = None
+    kept: Receipt | None = None
 
     @property
     def way_to_forget(self) -> str:

@@ -11,6 +11,7 @@ from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.receipt_bounds import oddity
 
 XCOM_KEY = "claude_batch"
+_OF_THE_WHOLE = ("reused", "estimate_usd", "preflight_usd", "preflight_unpriced", "abandoned")
 INLINE_IDS = 500
 
 
@@ -146,6 +147,10 @@ class Receipt(msgspec.Struct, frozen=True):
     errors: tuple[tuple[str, int], ...] | None = None
     error_examples: dict[str, tuple[str, ...]] | None = None
     rounds: int | None = None
+    of: tuple[str, ...] | None = None
+    canceled_at_deadline: bool | None = None
+    left_out: int | None = None
+    not_loaded: tuple[str, ...] | None = None
 
     @property
     def batch_ids(self) -> tuple[str, ...]:
@@ -172,6 +177,14 @@ class Receipt(msgspec.Struct, frozen=True):
         known = {key: value for key, value in as_json(self).items() if value is not None}
         batches = known.pop("batches")
         return {"v": 1, **known, "batches": batches}
+
+    def of_some(self, parts: Sequence[Part]) -> "Receipt":
+        """Keep some of the batches; what belongs to all of them goes with the first."""
+        some = msgspec.structs.replace(self, batches=tuple(parts), requests=sum(part.total for part in parts))
+        if not parts or parts[0] == self.batches[0]:
+            return some
+        without: dict[str, None] = dict.fromkeys(_OF_THE_WHOLE)
+        return msgspec.structs.replace(some, **without)
 
     def seen(self, batches: Mapping[str, Batch]) -> "Receipt":
         """Add what the API said of the batches."""

@@ -11,7 +11,7 @@ from airflow_provider_claude_batch.request import MAX_SKIPPED, Defaults, Reading
 
 _NAMED = 10
 
-ReadBack = Callable[[Receipt], Iterable[tuple[str, str | None, int | None]]]
+ReadBack = Callable[[Receipt], Iterable[tuple[str, str | None, int | None, str]]]
 _Opened = tuple[str | None, Any, Any]
 
 
@@ -27,15 +27,18 @@ class Retry(msgspec.Struct, frozen=True):
         return [custom_id for custom_id, tokens in self.used_tokens.items() if tokens is not None]
 
     @classmethod
-    def of(cls, receipts: Sequence[Receipt], read_back: ReadBack) -> "Retry | None":
+    def of(cls, receipts: Sequence[Receipt], read_back: ReadBack, *, retry_canceled: bool = True) -> "Retry | None":
         """Collect the ids from the receipts, or from the table where there are too many; None where there are none."""
         receipts = newest(receipts)
         if len({receipt.submission for receipt in receipts}) > 1:
             raise Misconfigured("retry_of= takes the receipts of one submission: map the retry like the submission.")
-        last = max(receipt.attempt for receipt in receipts)
-        rounds = [receipt for receipt in receipts if receipt.attempt == last]
-        used = {custom_id: tokens for receipt in rounds for custom_id, tokens in _retryable(receipt, read_back)}
-        return cls(next_attempt(receipts), used) if used else None
+        lineage = next_attempt(receipts, retry_canceled=retry_canceled)
+        used = {
+            custom_id: tokens
+            for receipt in _last(receipts)
+            for custom_id, tokens in _retryable(receipt, read_back, retry_canceled=retry_canceled)
+        }
+        return cls(lineage, used) if used else None
 
     def select(self, raw: Iterable[Any], defaults: Defaults) -> Iterator[Any]:
         """Keep the requests that may go better now; one that the source no longer has is an error."""
@@ -53,20 +56,38 @@ class Retry(msgspec.Struct, frozen=True):
             )
 
 
-def _retryable(receipt: Receipt, read_back: ReadBack) -> Iterator[tuple[str, int | None]]:
+def canceled_at_deadline(receipts: Sequence[Receipt]) -> int:
+    """Count the requests of the last attempt that a wait canceled at its deadline."""
+    return sum(_canceled(receipt) for receipt in _last(receipts))
+
+
+def _canceled(receipt: Receipt) -> int:
+    return (receipt.retryable_by or {}).get("canceled", 0) if receipt.canceled_at_deadline else 0
+
+
+def _last(receipts: Sequence[Receipt]) -> list[Receipt]:
+    last = max(receipt.attempt for receipt in receipts)
+    return [receipt for receipt in receipts if receipt.attempt == last]
+
+
+def _retryable(receipt: Receipt, read_back: ReadBack, *, retry_canceled: bool) -> Iterator[tuple[str, int | None]]:
     if receipt.rounds is not None:
         raise Misconfigured("retry_of= takes the receipt of a load, and not a total: give the group more rounds.")
     if receipt.retryable is None:
         raise Misconfigured("retry_of= takes the receipt of a load: only there it is known what failed.")
+    left_out = 0 if retry_canceled else _canceled(receipt)
+    if left_out == receipt.retryable:
+        return
     inline, truncated = receipt.retry_ids or (), receipt.truncated_ids or {}
-    if len(inline) + len(truncated) == receipt.retryable:
+    if not left_out and len(inline) + len(truncated) == receipt.retryable:
         yield from ((custom_id, None) for custom_id in inline)
         yield from truncated.items()
         return
     gone = receipt.retryable
-    for custom_id, problem, output_tokens in read_back(receipt):
+    for custom_id, problem, output_tokens, status in read_back(receipt):
         gone -= 1
-        yield custom_id, (output_tokens or 0) if problem == "truncated" else None
+        if not (left_out and status == "canceled"):
+            yield custom_id, (output_tokens or 0) if problem == "truncated" else None
     if gone > 0:
         named = ", ".join(receipt.batch_ids[:_NAMED])
         raise Misconfigured(
@@ -75,7 +96,7 @@ def _retryable(receipt: Receipt, read_back: ReadBack) -> Iterator[tuple[str, int
         )
 
 
-def next_attempt(receipts: Sequence[Receipt]) -> Receipt:
+def next_attempt(receipts: Sequence[Receipt], *, retry_canceled: bool = True) -> Receipt:
     """Carry on the lineage: the first submission's name and place, one attempt more."""
     first = receipts[0]
     return Receipt(
@@ -86,6 +107,8 @@ def next_attempt(receipts: Sequence[Receipt]) -> Receipt:
         map_index=first.map_index,
         logical_date=first.logical_date,
         attempt=max(receipt.attempt for receipt in receipts) + 1,
+        of=tuple(batch_id for receipt in _last(receipts) for batch_id in receipt.batch_ids) or None,
+        left_out=None if retry_canceled else canceled_at_deadline(receipts) or None,
     )
 
 

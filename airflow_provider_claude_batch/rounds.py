@@ -50,7 +50,27 @@ def add_up(rounds: Sequence[Sequence[Receipt]]) -> Receipt:
         cache_hit_rate=hit_rate(usage),
         errors=commonest.counts,
         error_examples=commonest.examples,
+        canceled_at_deadline=any(receipt.canceled_at_deadline for receipt in every) or None,
+        of=None,
+        left_out=None,
+        not_loaded=tuple(batch_id for receipt in every for batch_id in receipt.not_loaded or ()) or None,
     )
+
+
+def not_loaded(submitted: Sequence[Receipt], loaded: Sequence[Receipt], *, is_first: bool) -> list[Receipt]:
+    """Return receipts of what is paid and was not loaded: in the first round, its requests are missing.
+
+    What was sent again still counts as it had ended before.
+    """
+    known = {batch_id for receipt in loaded for batch_id in receipt.batch_ids}
+    left = []
+    for receipt in submitted:
+        parts = [part for part in receipt.batches if part.id not in known]
+        if parts or not (loaded or receipt.batches):
+            rest = receipt.of_some(parts)
+            counts = {"missing": rest.requests} if parts and is_first else {}
+            left.append(msgspec.structs.replace(rest, counts=counts, not_loaded=rest.batch_ids))
+    return left
 
 
 def _of_this_life(rounds: Sequence[Sequence[Receipt]]) -> list[list[Receipt]]:
@@ -72,7 +92,8 @@ def _outcomes(rounds: Sequence[Sequence[Receipt]]) -> tuple[Counter[str], Counte
     retryable: Counter[str] = Counter()
     for receipts in rounds:
         now = _merged(receipt.counts for receipt in receipts)
-        for why, number in _resent(retryable, accounted_for(now)).items():
+        left_out = sum({receipt.place: receipt.left_out or 0 for receipt in receipts}.values())
+        for why, number in _resent(retryable - Counter(canceled=left_out), accounted_for(now)).items():
             retryable[why] -= number
             counts["succeeded" if why in problems else why] -= number
             if why in problems:

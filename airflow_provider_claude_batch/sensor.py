@@ -8,13 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, BaseSensorOperator
 
 from airflow_provider_claude_batch import connection, declared, metrics, receipt
 from airflow_provider_claude_batch.arguments import check_amount, check_choice
 from airflow_provider_claude_batch.batch import Batch, Counts
 from airflow_provider_claude_batch.errors import ApiRefused, ClaudeBatchError, Misconfigured, WaitTimeout
 from airflow_provider_claude_batch.links import LINKS
+from airflow_provider_claude_batch.receipt import Receipt
 from airflow_provider_claude_batch.roll_call import Roll
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
 from airflow_provider_claude_batch.trigger import ClaudeBatchTrigger, Finding, tell
@@ -85,6 +86,16 @@ class ClaudeBatchSensor(BaseSensorOperator):
         if isinstance(verdict, Wait):
             return self.defer(trigger=self._trigger(conn_id, watch), method_name="resume")
         return self._finish(context, Finding(verdict, watch.batches, looks, datetime.now(UTC)))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: "Context") -> Any:
+        """Resume, and skip only at the deadline: Airflow's soft_fail skips at any error after a deferral."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSkipException as skip:
+            error = skip.__cause__
+            if self.never_fail or error is None or isinstance(error, AirflowSensorTimeout):
+                raise
+            raise error from error.__cause__
 
     @final_errors
     def resume(self, context: "Context", event: dict[str, Any]) -> Any:
@@ -167,8 +178,15 @@ class ClaudeBatchSensor(BaseSensorOperator):
             self.log.info("Batch %s ended%s: %s.", batch.id, ran, _words(batch.request_counts))
             metrics.time_batch(conn_id, batch, found.noticed_at)
         self.log.info("Asked %s.", counted(found.looks, "time"))
-        seen = [receipt.replace(one.seen(found.batches), conn_id=conn_id) for one in receipts]
+        seen = [receipt.replace(self._seen(one, found), conn_id=conn_id) for one in receipts]
         return push(context, seen, many=isinstance(value, list))
+
+    def _seen(self, one: Receipt, found: Finding) -> Receipt:
+        """Add what became of the batches; the rounds of a group leave out what was canceled at a deadline."""
+        batches = [found.batches[batch_id] for batch_id in one.batch_ids if batch_id in found.batches]
+        # A wait that was interrupted while it canceled finds the batch ended: so the batch tells, and no flag of ours.
+        canceled = self.on_timeout == "cancel" and any(batch.cancel_initiated_at for batch in batches)
+        return receipt.replace(one.seen(found.batches), canceled_at_deadline=canceled or None)
 
     @contextmanager
     def _lenience(self) -> Iterator[None]:

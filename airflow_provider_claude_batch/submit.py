@@ -39,7 +39,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PUBLISHED = 200
 _STAMP = "%Y%m%dT%H%M%S%f"
 # What is taken up belongs to whom it is sent for now: of a retry, to a submission that may be newer than its batches.
-_LINEAGE = ("dag_id", "run_id", "submit_task", "map_index", "logical_date", "attempt", "conn_id", "source")
+_LINEAGE = ("dag_id", "run_id", "submit_task", "map_index", "logical_date", "attempt", "conn_id", "source", "left_out")
 _NAMED = 5
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Submission:
             self._notebook.save(note)
         elif draft.shards:
             note = self._open(draft, noted)
-        if noted is not None and note is not noted:
+        if noted is not None and note is not noted and not self._order.kept:
             self._abandon(noted)
         if note is None:
             return self._all_reused(draft, noted) if draft.reading.reused else None
@@ -230,7 +230,7 @@ class Submission:
         cover = Cover(order.clear, receipt, now, generation, self._notebook.forget)
         if before is not None:
             cover.preflight_usd, cover.preflight_unpriced = before.cover.preflight_usd, before.cover.preflight_unpriced
-        cover.as_of = None if order.answered is None else draft.as_of
+        cover.as_of, cover.kept = None if order.answered is None else draft.as_of, order.kept
         return Note(cover, noted)
 
     def _send_all(self, shards: list[Shard], note: Note) -> Receipt | Pause:

@@ -6,8 +6,9 @@ from functools import wraps
 from pathlib import PurePath
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, Asset, ObjectStoragePath
+from airflow.providers.common.compat.sdk import AirflowFailException, Asset, ObjectStoragePath, XComNotFound
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
+from airflow.sdk.definitions._internal.types import NOTSET
 from airflow.sdk.definitions.xcom_arg import ConcatXComArg, MapXComArg, XComArg, ZipXComArg
 from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
 
@@ -134,7 +135,12 @@ def _fetch(value: ResolveMixin, context: Any, *, current: bool) -> Any:
     upstream = {operator.task_id: operator for operator, _ in value.iter_references()}
     if current and all(set() < _states(context, task_id) <= _NOT_RUN for task_id in upstream):
         return None
-    fetched = whole(_sliced(value).resolve(context))
+    try:
+        fetched = _present(whole(_sliced(value).resolve(context)))
+    except XComNotFound:  # a task that failed may have published nothing
+        if not current:
+            raise
+        fetched = None
     if fetched is None:
         for task_id, operator in upstream.items():
             kind = getattr(operator, "operator_class", type(operator))
@@ -146,12 +152,25 @@ def _fetch(value: ResolveMixin, context: Any, *, current: bool) -> Any:
     return fetched
 
 
-def _states(context: Any, task_id: str) -> set[str | None]:
+def _present(fetched: Any) -> Any:
+    """Leave out instances without an XCom: before 3.2, Airflow puts a placeholder there for those of a mapped group."""
+    if not isinstance(fetched, list) or all(one is not NOTSET for one in fetched):
+        return fetched
+    return [one for one in fetched if one is not NOTSET] or None
+
+
+def instances(context: Any, task_id: str) -> dict[str, str | None]:
     """Return the states of a task's instances in this run: where it is mapped with us, of our own map index."""
     ti = context["ti"]
     found = ti.get_task_states(dag_id=ti.dag_id, task_ids=[task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
     ours = f"{task_id}_{getattr(ti, 'map_index', None)}"  # so Airflow names the instances of a mapped task
-    return {found[ours]} if ours in found else {*found.values()}
+    mine = {ours: found[ours]} if ours in found else found
+    # Airflow names them task_3; a person reads task[3].
+    return {f"{task_id}[{name[len(task_id) + 1 :]}]" if name != task_id else name: mine[name] for name in mine}
+
+
+def _states(context: Any, task_id: str) -> set[str | None]:
+    return {*instances(context, task_id).values()}
 
 
 class _Sliced(ResolveMixin):

@@ -1,12 +1,13 @@
 """The task group: submit, wait, load, send again what failed, and add up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal, TypedDict, Unpack
 
-from airflow.sdk import TaskGroup
+from airflow.sdk import TaskGroup, task_group
 from airflow.sdk.definitions.taskgroup import MappedTaskGroup
 from airflow.sdk.definitions.xcom_arg import XComArg
 
@@ -14,6 +15,7 @@ from airflow_provider_claude_batch.arguments import check_count
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fan_out import shards
 from airflow_provider_claude_batch.operators import ClaudeBatchOperator, ClaudeBatchResultsOperator
+from airflow_provider_claude_batch.receipt import XCOM_KEY
 from airflow_provider_claude_batch.request import OnInvalid
 from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
 from airflow_provider_claude_batch.total import ClaudeBatchTotal
@@ -30,6 +32,7 @@ class Submitting(TypedDict, total=False):
     preflight: int
     prime_cache: bool
     on_invalid: OnInvalid
+    retry_canceled: bool
     reuse_from: tuple[str, str]
 
 
@@ -41,6 +44,8 @@ class Waiting(TypedDict, total=False):
     timeout: float | timedelta
     on_timeout: Literal["fail", "cancel"]
     cancel_on_kill: bool
+    soft_fail: bool
+    never_fail: bool
 
 
 class Arguments(Submitting, Waiting, total=False):
@@ -72,14 +77,15 @@ def claude_batch(
     """Submit requests, wait, load their rows, and send what failed again, as a group of tasks that ends in ``total``.
 
     What comes after hangs on the group, or takes its ``output``: the receipt that adds all rounds up. It is there on a
-    night on which nothing failed, too; when nothing was submitted at all, it is skipped.
+    night on which nothing failed, too. When nothing was submitted at all, it is skipped; in a task group that is
+    mapped, it returns an empty receipt, so that what comes after all elements runs.
 
     :param requests: as of ``ClaudeBatchOperator``, and so are ``defaults``, ``columns`` and ``conn_id``.
     :param warehouse_conn_id: as of ``ClaudeBatchResultsOperator``, and so is ``table``.
     :param rounds: how often what can succeed on another try is sent again, at most.
     :param retry_defaults: what goes over ``defaults`` when something is sent again, such as more ``max_tokens``; or a
         list of it, one for each round, of which the last one lasts. Beside it, ``defaults`` is a dict, and no output.
-    :param fan_out: load each batch as it ends, where a submission is more than one.
+    :param fan_out: load each batch as it ends, where a submission is more than one. One that fails holds back no other.
     :param max_error_rate: fail in the end when a larger share has no usable answer after all rounds.
     :param default_args: what all tasks of the group take, such as ``retries`` or ``pool``.
     :param arguments: whatever else the operator and the sensor take, by name.
@@ -93,26 +99,35 @@ def claude_batch(
     group = ClaudeBatchGroup(group_id, default_args=shared)
     with group:
         _refuse_mapped_fan_out(group, fan_out=fan_out)
-        submit = ClaudeBatchOperator(task_id="submit", **_given(defaults=defaults), **lead)
-        loads = [_fanned_out(submit, waiting, place) if fan_out else _loaded(submit, "", waiting, place)]
-        for attempt, over in enumerate(_each_over(submit.defaults, retry_defaults, rounds), start=2):
-            submit = ClaudeBatchOperator(
-                task_id=f"submit_{attempt}", defaults=over, retry_of=loads[-1], **{**lead, **_OF_THE_FIRST}
-            )
-            loads.append(_loaded(submit, f"_{attempt}", waiting, place))
-        rate = _given(max_error_rate=max_error_rate)
-        group.output = ClaudeBatchTotal(task_id="total", rounds=loads, trigger_rule="none_failed", **rate).output
+        submits = [ClaudeBatchOperator(task_id="submit", **_given(defaults=defaults), **lead)]
+        load = partial(_load_each_batch, group) if fan_out else _load
+        loads = [load(submits[0].output, waiting, place)]
+        # A batch whose wait has failed holds back neither the retries of the others nor the sum.
+        after: dict[str, Any] = {"trigger_rule": "all_done"} if fan_out else {}
+        for attempt, over in enumerate(_each_over(submits[0].defaults, retry_defaults, rounds), start=2):
+            again: dict[str, Any] = {"retry_of": loads[-1], "retry_canceled": False, **lead, **_OF_THE_FIRST}
+            again |= after if len(loads) == 1 else {}
+            submits.append(ClaudeBatchOperator(task_id=f"submit_{attempt}", defaults=over, **again))
+            loads.append(_load(submits[-1].output, waiting, place, named=f"{{}}_{attempt}".format))
+        last: dict[str, Any] = {"trigger_rule": "none_failed", **after, **_given(max_error_rate=max_error_rate)}
+        paid = [XComArg(submit, XCOM_KEY) for submit in submits]
+        group.output = ClaudeBatchTotal(task_id="total", rounds=loads, submitted=paid, **last).output
     return group
 
 
-def _loaded(submit: ClaudeBatchOperator, suffix: str, waiting: dict[str, Any], place: dict[str, Any]) -> XComArg:
-    wait = ClaudeBatchSensor(task_id=f"wait{suffix}", batch=submit.output, **waiting)
-    return ClaudeBatchResultsOperator(task_id=f"load{suffix}", batch=wait.output, **place).output
+def _load(batch: Any, waiting: dict[str, Any], place: dict[str, Any], *, named: Callable[[str], str] = str) -> XComArg:
+    wait = ClaudeBatchSensor(task_id=named("wait"), batch=batch, **waiting)
+    return ClaudeBatchResultsOperator(task_id=named("load"), batch=wait.output, **place).output
 
 
-def _fanned_out(submit: ClaudeBatchOperator, waiting: dict[str, Any], place: dict[str, Any]) -> XComArg:
-    waits = ClaudeBatchSensor.partial(task_id="wait", **waiting).expand(batch=shards(submit.output))
-    return ClaudeBatchResultsOperator.partial(task_id="load", **place).expand(batch=waits.output).output
+def _load_each_batch(group: TaskGroup, submitted: Any, waiting: dict[str, Any], place: dict[str, Any]) -> Any:
+    """Map wait and load as a pair: a load that is mapped by itself begins when the last wait is over."""
+
+    @task_group(prefix_group_id=False)
+    def each_batch(batch: Any) -> Any:
+        return _load(batch, waiting, place, named=group.child_id)
+
+    return each_batch.expand(batch=shards(submitted))
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
@@ -153,14 +168,20 @@ def _sorted(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
     known = {**Submitting.__annotations__, **Waiting.__annotations__}
     if unknown := sorted(arguments.keys() - known.keys()):
         own = signature(claude_batch).parameters.keys() - {"arguments"}
-        raise TypeError(f"claude_batch() takes no {', '.join(unknown)}: it takes {', '.join(sorted({*known, *own}))}.")
+        raise TypeError(
+            f"claude_batch() takes no {', '.join(unknown)}: it takes {', '.join(sorted({*known, *own}))}. "
+            "Give what all tasks of Airflow take, such as retries or pool, as default_args."
+        )
     submitting = {name: value for name, value in arguments.items() if name in Submitting.__annotations__}
     return submitting, {name: value for name, value in arguments.items() if name not in submitting}
 
 
 def _refuse_mapped_fan_out(group: TaskGroup | None, *, fan_out: bool) -> None:
-    """Airflow cannot map what is in a group that is mapped itself."""
+    """Airflow maps nothing in a group that is mapped itself: a group in it parses, and fails when it runs."""
     while fan_out and group is not None:
         if isinstance(group, MappedTaskGroup):
-            raise Misconfigured("fan_out= does not work in a task group that is mapped: map it, or fan out.")
+            raise Misconfigured(
+                "fan_out= does not work in a task group that is mapped, because Airflow maps nothing inside one. "
+                "Leave it out: each element then loads all of its batches at once."
+            )
         group = group.parent_group

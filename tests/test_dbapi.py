@@ -50,7 +50,7 @@ def test_a_file_of_sqlite_holds_what_a_server_holds(file):
     writer = load(row("one", "b", text="c\x00d", cost_usd=money, retryable=True, request_hash="h"))
     assert file.query("SELECT text, cost_usd FROM t_latest WHERE batch_id = 'one'") == [("c\x00d", str(money))]
     assert ids(file) == [("one", "b"), ("two", "a")]
-    assert list(writer.retryable(["one"])) == [("b", None, None)]
+    assert list(writer.retryable(["one"])) == [("b", None, None, "succeeded")]
     assert list(writer.answered(LATER)) == [("b", "h")]
     (sample,) = writer.sample(["one"], failed=False, limit=9)
     assert (sample.custom_id, sample.cost_usd) == ("b", float(money))
@@ -72,7 +72,7 @@ def test_thousands_of_batches_are_replaced_and_read_back(database):
     batches = [f"batch-{n}" for n in range(5_000)]
     writer = load(*(row(batch_id, batch_id, retryable=True) for batch_id in reversed(batches[:3])), batches=batches)
     assert ids(database) == [*((name, name) for name in batches[:3]), ("other", "a")]
-    assert [name for name, _, _ in writer.retryable(batches)] == batches[:3]
+    assert [name for name, *_ in writer.retryable(batches)] == batches[:3]
 
 
 def test_a_lock_is_waited_for(database, monkeypatch):

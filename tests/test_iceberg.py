@@ -89,7 +89,7 @@ def test_a_table_of_an_older_version_gains_columns_and_its_rows_stay(lake):
     assert len(lake.types()) == len(COLUMNS) + 1
     assert sorted(ids(lake)) == [("msgbatch_1", "a"), ("old", "x")]
     assert list(writer.answered(LATER)) == [("a", "h")]
-    assert list(writer.retryable(["msgbatch_1"])) == [("a", None, None)]
+    assert list(writer.retryable(["msgbatch_1"])) == [("a", None, None, "succeeded")]
 
 
 def test_a_commit_that_comes_in_between_is_seen(lake, before_commits):
@@ -221,7 +221,7 @@ def test_thousands_of_batches_are_replaced_and_read_back(lake):
     batches = [f"batch-{n}" for n in range(5_000)]
     writer = load(*(row(batch_id, batch_id, retryable=True) for batch_id in reversed(batches[:3])), batches=batches)
     assert ids(lake) == [*((name, name) for name in batches[:3]), ("other", "a")]
-    assert [name for name, _, _ in writer.retryable(batches)] == batches[:3]
+    assert [name for name, *_ in writer.retryable(batches)] == batches[:3]
 
 
 def test_hundreds_of_old_batches_are_dropped(lake):

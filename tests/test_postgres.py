@@ -347,7 +347,7 @@ def test_any_hook_of_airflow_will_do(database, monkeypatch, is_3):
     for extra in ({}, {"cursor": "dictcursor", "sslmode": "prefer", "sqlalchemy_query": {"x": "y"}}):
         connect_to(database, monkeypatch, **extra)
         writer = load(row(retryable=True, request_hash="h"))
-        assert list(writer.retryable(["msgbatch_1"])) == [("a", None, None)]
+        assert list(writer.retryable(["msgbatch_1"])) == [("a", None, None, "succeeded")]
         assert list(writer.answered(LATER)) == [("a", "h")]
 
 

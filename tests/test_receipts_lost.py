@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Variable, dag, task, task_group
-from runs import clear_and_run, states, xcom
+from runs import clear_and_run, mark_success, states, xcom
 from tries import DEFAULTS, some_requests
 from warehouse import connect_warehouse
 
@@ -49,17 +49,6 @@ def told_for_each() -> None:
     each.expand(requests=build())
 
 
-def mark_success(run: Any, task_id: str) -> None:
-    """Do as a person does in the UI."""
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.utils.session import create_session
-    from sqlalchemy import update
-
-    ours = (TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id, TaskInstance.task_id == task_id)
-    with create_session() as session:
-        session.execute(update(TaskInstance).where(*ours).values(state="success"))
-
-
 def test_what_a_cleared_run_said_before_is_published_no_more(
     emulator: Any, run_dag: Any, answers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,8 +68,10 @@ def test_in_a_mapped_group_each_total_looks_at_its_own_tasks(
     monkeypatch.setenv("AIRFLOW_VAR_REQUESTS", "0")
     again = clear_and_run(told_for_each(), run, "build")
     totals = {ti.map_index: ti.state for ti in again.get_task_instances() if ti.task_id == "each.labels.total"}
-    assert totals == {0: "success", 1: "skipped"}
-    assert xcom(again, "each.labels.total", map_index=0)["counts"] == {"succeeded": 2}
+    assert totals == {0: "success", 1: "success"}
+    told, empty = (xcom(again, "each.labels.total", map_index=index) for index in (0, 1))
+    assert told["counts"] == {"succeeded": 2}
+    assert (empty["requests"], empty["counts"], empty["batches"]) == (0, {}, [])
 
 
 def test_a_wait_that_was_marked_a_success_does_not_lose_what_is_paid(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.receipt import Part, Receipt
+from airflow_provider_claude_batch.receipt import Part, Receipt, replace
 from airflow_provider_claude_batch.request import Defaults
 from airflow_provider_claude_batch.retry import Retry
 
@@ -53,15 +53,31 @@ def test_a_truncated_answer_is_tried_again_only_with_more_tokens(own, default, a
     assert selected(retry, [raw("a", **params)], defaults) == (["a"] if again else [])
 
 
+READ_BACK = [("a", None, None, "expired"), ("b", "truncated", 9, "succeeded"), ("c", "paused", 7, "succeeded")]
+
+
 def test_too_many_ids_for_a_receipt_are_read_back_from_the_table():
     receipt = loaded("a", retryable=3)
-    retry = Retry.of([receipt], lambda _: iter([("a", None, None), ("b", "truncated", 9), ("c", "paused", 7)]))
+    retry = Retry.of([receipt], lambda _: iter(READ_BACK))
     assert retry.used_tokens == {"a": None, "b": 9, "c": None}
+
+
+def test_what_was_canceled_at_a_deadline_is_left_out_where_that_is_asked_for():
+    canceled = loaded("a", "b", "c", retryable_by={"canceled": 2, "expired": 1}, canceled_at_deadline=True)
+    rows = [("a", None, None, "canceled"), ("b", None, None, "expired"), ("c", None, None, "canceled")]
+    left = Retry.of([canceled], lambda _: iter(rows), retry_canceled=False)
+    assert (left.used_tokens, left.lineage.left_out) == ({"b": None}, 2)
+    every = Retry.of([canceled], never)
+    assert (list(every.used_tokens), every.lineage.left_out) == (["a", "b", "c"], None)
+    by_a_person = Retry.of([replace(canceled, canceled_at_deadline=None)], never, retry_canceled=False)
+    assert (list(by_a_person.used_tokens), by_a_person.lineage.left_out) == (["a", "b", "c"], None)
+    alone = loaded("a", retryable_by={"canceled": 1}, canceled_at_deadline=True)
+    assert Retry.of([alone], never, retry_canceled=False) is None
 
 
 def test_a_table_that_has_lost_rows_is_no_quiet_skip():
     receipt = loaded(retryable=1_003, batches=(Part("msgbatch_1"),), table="answers")
-    for left, gone in (([], "1,003"), ([("a", None, None)], "1,002")):
+    for left, gone in (([], "1,003"), ([("a", None, None, "expired")], "1,002")):
         with pytest.raises(
             Misconfigured, match=rf"^{gone} of 1,003 .* of batch msgbatch_1 .* answers .*: clear the load"
         ):

@@ -4,7 +4,7 @@ import pytest
 
 from airflow_provider_claude_batch.receipt import Abandoned, ModelTotal, Part, Receipt, replace
 from airflow_provider_claude_batch.retry import Retry
-from airflow_provider_claude_batch.rounds import add_up
+from airflow_provider_claude_batch.rounds import add_up, not_loaded
 from airflow_provider_claude_batch.spending import told
 
 OLD, NEW = "sub_20261121T010000000000_aaaaaaaa", "sub_20261121T020000000000_bbbbbbbb"
@@ -47,6 +47,27 @@ def test_of_a_round_that_is_loaded_in_part_only_that_part_counts() -> None:
     failed = loaded(counts={"succeeded": 6, "errored": 4}, retryable_by={"errored": 4})
     total = add_up([[failed], [loaded(attempt=2, counts={"succeeded": 2})]])
     assert (total.counts, total.problems, total.retryable) == ({"succeeded": 8, "errored": 2}, {}, 2)
+
+
+def test_what_was_left_out_of_a_round_counts_as_it_ended() -> None:
+    by = {"canceled": 4, "errored": 2, "truncated": 1}
+    first = loaded(counts={"succeeded": 3, "canceled": 4, "errored": 2}, retryable_by=by)
+    first = replace(first, problems={"truncated": 1}, canceled_at_deadline=True)
+    total = add_up([[first], [loaded(attempt=2, counts={"succeeded": 3}, left_out=4)]])
+    assert (total.counts, total.problems) == ({"succeeded": 5, "canceled": 4}, {})
+    assert (total.retryable_by, total.canceled_at_deadline, total.left_out) == ({"canceled": 4}, True, None)
+
+
+def test_what_is_paid_and_not_loaded_is_missing_in_the_first_round_and_as_it_ended_in_the_next() -> None:
+    first, again = loaded(**FAILED), loaded(attempt=2, counts={"succeeded": 1})
+    late = Part("msgbatch_late", 2, first=3)
+    whole = replace(first, batches=(*first.batches, late), requests=5, estimate_usd=7.0, retryable=None)
+    (rest,) = not_loaded([whole], [first], is_first=True)
+    (rest_again,) = not_loaded([again], [], is_first=False)
+    total = add_up([[first, rest], [rest_again]])
+    assert (total.requests, total.counts) == (5, {"succeeded": 2, "errored": 1, "missing": 2})
+    assert total.not_loaded == ("msgbatch_late", *again.batch_ids)
+    assert not_loaded([whole], [whole], is_first=True) == []
 
 
 def test_problems_of_before_are_forgotten_when_they_were_mended() -> None:

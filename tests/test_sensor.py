@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import dag
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.bases.operator import TriggerFailureReason
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferralError, TaskDeferred
 from emulator import CONNECTION
 from runs import states, xcom
 from test_operators import DEFAULTS, some_requests, submit_dag
@@ -236,6 +237,26 @@ def test_a_wait_on_a_worker_counts_its_polls(
 
 def test_a_soft_fail_does_not_hide_a_mistake(receipt: dict[str, Any], run_dag: Any) -> None:
     assert states(run_dag(wait_dag(receipt, conn_id="nowhere", soft_fail=True))) == {"wait": "failed"}
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+@pytest.mark.parametrize("leniency", ["soft_fail", "never_fail"])
+def test_a_soft_fail_does_not_hide_a_refusal(
+    deferrable: bool, leniency: str, receipt: dict[str, Any], emulator: Any, run_dag: Any, monkeypatch: Any, capfd: Any
+) -> None:
+    monkeypatch.setattr(watch, "PATIENCE", timedelta(0))
+    emulator.fault("status", status=401, operation="retrieve", times=-1)
+    run = run_dag(wait_dag(receipt, deferrable=deferrable, **{leniency: True}))
+    assert states(run) == {"wait": "failed" if leniency == "soft_fail" else "skipped"}
+    assert "does not accept the key" in capfd.readouterr().out
+
+
+def test_a_soft_fail_does_not_hide_a_poller_that_died(receipt: dict[str, Any]) -> None:
+    sensor = ClaudeBatchSensor(task_id="wait", batch=receipt, soft_fail=True)
+    with pytest.raises(TaskDeferralError):
+        sensor.resume_execution("__fail__", {"error": "Trigger failure"}, {})
+    with pytest.raises(AirflowSkipException):
+        sensor.resume_execution("__fail__", {"error": TriggerFailureReason.TRIGGER_TIMEOUT}, {})
 
 
 def test_airflows_own_timeout_does_not_strike(receipt: dict[str, Any], emulator: Any, run_dag: Any) -> None:

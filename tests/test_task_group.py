@@ -201,6 +201,103 @@ def test_a_mapped_group_is_a_submission_for_each_element(emulator: Any, run_dag:
     assert latest(answers) == {("succeeded", None): 5}
 
 
+def test_an_element_without_requests_does_not_skip_what_comes_after_all_elements(
+    emulator: Any, run_dag: Any, answers: Any
+) -> None:
+    @dag(schedule=None)
+    def by_region() -> None:
+        @task
+        def build() -> list[list[dict[str, Any]]]:
+            return [some_requests(3), []]
+
+        @task_group
+        def region(requests: Any) -> Any:
+            return claude_batch("labels", requests=requests, defaults=DEFAULTS, rounds=1, **PLACE).output
+
+        @task
+        def report(totals: Any) -> list[Any]:
+            return [[total["requests"], total["counts"], total["cost_usd"]] for total in totals]
+
+        report(region.expand(requests=build()))
+
+    run = run_dag(by_region())
+    assert run.state == "success"
+    submits = {ti.map_index: ti.state for ti in run.get_task_instances() if ti.task_id == "region.labels.submit"}
+    assert submits == {0: "success", 1: "skipped"}
+    cost = xcom(run, "region.labels.total", map_index=0)["cost_usd"]
+    empty = [0, {}, xcom(run, "region.labels.total", map_index=1)["cost_usd"]]
+    assert xcom(run, "report") == [[3, {"succeeded": 3}, cost], empty]
+    assert float(empty[-1]) == 0
+
+
+def test_a_group_whose_wait_is_skipped_at_its_deadline_names_what_is_paid(
+    emulator: Any, run_dag: Any, answers: Any, capfd: Any
+) -> None:
+    emulator.fault("slow_batch", seconds=4_000)
+    run = run_dag(pipeline(timeout=1, soft_fail=True))
+    found = states(run)
+    assert (found["labels.wait"], found["labels.total"], found["publish"]) == ("skipped", "skipped", "skipped")
+    (paid,) = (part["id"] for part in xcom(run, "labels.submit")["batches"])
+    assert f"There is nothing to add up yet. Paid and not loaded: 1 batch, {paid}." in capfd.readouterr().out
+    total = xcom(run, "labels.total", key="claude_batch")
+    assert (total["requests"], total["counts"], total["not_loaded"]) == (6, {"missing": 6}, [paid])
+
+
+def test_an_element_whose_wait_is_skipped_does_not_skip_what_comes_after_all_elements(
+    emulator: Any, run_dag: Any, answers: Any
+) -> None:
+    @dag(schedule=None)
+    def by_region() -> None:
+        @task_group
+        def region(requests: Any) -> Any:
+            given: dict[str, Any] = {"timeout": 1, "soft_fail": True, "rounds": 0, **PLACE}
+            return claude_batch("labels", requests=requests, defaults=DEFAULTS, **given).output
+
+        @task
+        def report(totals: Any) -> list[Any]:
+            return [total["counts"] for total in totals]
+
+        report(region.expand(requests=[some_requests(3), some_requests(2, "Other")]))
+
+    emulator.fault("slow_batch", seconds=4_000)
+    run = run_dag(by_region())
+    assert run.state == "success"
+    assert sorted(xcom(run, "report"), key=str) == [{"missing": 3}, {"succeeded": 2}]
+
+
+def canceled_in_part(**arguments: Any) -> Any:
+    """Two batches: one has ended with a failure, and one is canceled at the deadline."""
+    return pipeline(4, shard_size=2, timeout=1, on_timeout="cancel", poke_interval=5, rounds=1, **arguments)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_was_canceled_at_the_deadline_is_not_sent_again(
+    many: bool, emulator: Any, run_dag: Any, answers: Any, capfd: Any
+) -> None:
+    emulator.fault("slow_batch", seconds=0 if many else 4_000)
+    emulator.fault("slow_batch", seconds=4_000)
+    emulator.fault("row", outcome="overloaded_error", match="hello 0", times=1)
+    run = run_dag(canceled_in_part())
+    assert run.state == "success"
+    total = xcom(run, "labels.total")
+    if many:
+        assert [call["requests"] for call in emulator.journal(operation="create")] == [2, 2, 1]
+        assert (total["counts"], total["retryable"]) == ({"succeeded": 2, "canceled": 2}, 2)
+    else:
+        assert [call["requests"] for call in emulator.journal(operation="create")] == [2, 2]
+        assert total["counts"] == {"canceled": 4}
+    assert "canceled at the deadline. retry_canceled=True sends them again" in capfd.readouterr().out
+
+
+def test_what_was_canceled_at_the_deadline_is_sent_again_where_that_is_asked_for(
+    emulator: Any, run_dag: Any, answers: Any
+) -> None:
+    emulator.fault("slow_batch", seconds=4_000)
+    run = run_dag(canceled_in_part(retry_canceled=True))
+    assert [call["requests"] for call in emulator.journal(operation="create")] == [2, 2, 2]
+    assert xcom(run, "labels.total")["counts"] == {"succeeded": 4}
+
+
 def test_a_mapped_group_cannot_fan_out() -> None:
     @dag(schedule=None)
     def mapped() -> None:
@@ -244,7 +341,14 @@ def test_every_argument_reaches_its_task() -> None:
         "prime_cache": True,
         "on_invalid": "skip",
     }
-    waited = {"poke_interval": 30.0, "deferrable": False, "on_timeout": "cancel", "cancel_on_kill": True}
+    waited = {
+        "poke_interval": 30.0,
+        "deferrable": False,
+        "on_timeout": "cancel",
+        "cancel_on_kill": True,
+        "soft_fail": True,
+        "never_fail": False,
+    }
     made = pipeline(**given, **waited, columns=Label, conn_id="other", default_args={"retries": 7, "pool": "claude"})
     submit, again = made.get_task("labels.submit"), made.get_task("labels.submit_2")
     assert {name: getattr(submit, name) for name in given} == given
@@ -366,6 +470,8 @@ def test_an_odd_number_of_rounds_is_refused() -> None:
 def test_an_unknown_argument_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match=r"takes no shard_sise: it takes .*shard_size"):
         pipeline(shard_sise=5)
+    with pytest.raises(TypeError, match=r"takes no retries: .*such as retries or pool, as default_args"):
+        pipeline(retries=5)
 
 
 def test_what_hangs_on_the_group_hangs_on_its_total() -> None:
@@ -390,6 +496,9 @@ def test_it_survives_being_serialized() -> None:
     serialized = DagSerialization.serialize_dag(pipeline(columns=Label, fan_out=True, shard_size=2))
     back = DagSerialization.deserialize_dag(json.loads(json.dumps(serialized)))
     assert "labels.total" in back.task_dict
-    assert set(back.task_group.children["labels"].children) == {
+    group = back.task_group.children["labels"]
+    pair = group.children["labels.each_batch"]
+    assert set(pair.children) == {"labels.wait", "labels.load"}
+    assert {*group.children, *pair.children} - {"labels.each_batch"} == {
         name for name in back.task_dict if name.startswith("labels.")
     }

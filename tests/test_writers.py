@@ -169,7 +169,11 @@ def test_what_may_be_tried_again_is_read_back(warehouse):
         row("two", "d", status="canceled", retryable=True),
         row("three", "e", status="expired", retryable=True),
     )
-    assert list(writer.retryable(["one", "two"])) == [("a", "truncated", 64), ("b", None, None), ("d", None, None)]
+    assert list(writer.retryable(["one", "two"])) == [
+        ("a", "truncated", 64, "succeeded"),
+        ("b", None, None, "expired"),
+        ("d", None, None, "canceled"),
+    ]
     assert list(writer.retryable(["unheard_of"])) == []
 
 

@@ -20,7 +20,7 @@ _WRITERS = {
 }
 _ANY_DATABASE = "dbapi.DbApiWriter"
 
-Retryable = tuple[str, str | None, int | None]
+Retryable = tuple[str, str | None, int | None, str]
 Answer = tuple[str, str]
 
 

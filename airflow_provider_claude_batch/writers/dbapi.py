@@ -79,7 +79,7 @@ class DbApiWriter:
         found: list[Retryable] = []
         with self._told(), self._engine.connect() as con:
             table = self._definition.table(self._columns_of(con))
-            wanted = sa.select(table.c.custom_id, table.c.problem, table.c.output_tokens)
+            wanted = sa.select(table.c.custom_id, table.c.problem, table.c.output_tokens, table.c.status)
             wanted = wanted.where(table.c.retryable, table.c.custom_id.is_not(None))
             for ids in _slices(batch_ids):
                 found += (tuple(row) for row in con.execute(wanted.where(table.c.batch_id.in_(ids))))

@@ -118,7 +118,7 @@ class IcebergWriter:
             wanted = And(
                 EqualTo(name["retryable"], True), NotNull(name["custom_id"]), In(name["batch_id"], list(batch_ids))
             )
-            fields = (name["custom_id"], name["problem"], name["output_tokens"])
+            fields = (name["custom_id"], name["problem"], name["output_tokens"], name["status"])
             found = sorted(_read(table, wanted, fields), key=lambda row: row[0])
         yield from found
 

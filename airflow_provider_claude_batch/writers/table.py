@@ -128,7 +128,7 @@ class Statements:
 
     def select_retryable(self, batches: int) -> str:
         """Read what may be tried again of so many batches."""
-        wanted = ", ".join(map(self._name, ("custom_id", "problem", "output_tokens")))
+        wanted = ", ".join(map(self._name, ("custom_id", "problem", "output_tokens", "status")))
         condition = f"{self._name('retryable')} AND {self._name('custom_id')} IS NOT NULL"
         return (
             f"SELECT {wanted} FROM {self.table} WHERE {condition} AND {self._in_batches(batches)} "
