@@ -71,7 +71,7 @@ def test_in_a_mapped_group_each_total_looks_at_its_own_tasks(
     assert totals == {0: "success", 1: "success"}
     told, empty = (xcom(again, "each.labels.total", map_index=index) for index in (0, 1))
     assert told["counts"] == {"succeeded": 2}
-    assert (empty["requests"], empty["counts"], empty["batches"]) == (0, {}, [])
+    assert (empty["requests"], empty["counts"], empty["batches"]) == (0, {"succeeded": 0}, [])
 
 
 def test_a_wait_that_was_marked_a_success_does_not_lose_what_is_paid(
