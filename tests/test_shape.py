@@ -33,8 +33,9 @@ SUBJECT = {
     "submission",
     "charts",
     "arguments",
+    "unreadable",
 }
-EDGES = {"client", "shard", "estimate", "load", "writers"}
+EDGES = {"client", "shard", "estimate", "json_lines", "load", "writers"}
 AIRFLOW = {
     "batch_queue",
     "queue_session",
