@@ -1,5 +1,6 @@
 """Queries: a SQL statement, each row of whose result is one request, and the columns that make a request."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
@@ -13,8 +14,12 @@ from airflow.sdk.definitions.xcom_arg import XComArg
 from jinja2 import TemplateNotFound
 
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, SourceUnavailable
+from airflow_provider_claude_batch.request import MAX_BYTES
+from airflow_provider_claude_batch.unreadable import TOO_DEEP, too_large
 
 ROWS_AT_ONCE = 200  # of 20 kB each, 4 MB; and 500 round trips for 100,000 rows
+BYTES_AT_ONCE = 32_000_000
+_FIRST_ROWS = 20
 _NAMED_COLUMNS = 20
 _QUOTED_CHARACTERS = 300
 _SQLITE_ERROR = 1
@@ -112,8 +117,11 @@ class SqlRequests(ResolveMixin):
             with closing(hook.get_conn()) as connection, closing(_open_cursor(connection)) as cursor:
                 cursor.execute(*arguments)
                 rows: Sequence[Any] = [None]
+                count, largest = _FIRST_ROWS, 1
                 while rows:
-                    rows = cursor.fetchmany(ROWS_AT_ONCE)
+                    rows = cursor.fetchmany(count)
+                    largest = max([largest, *map(_size, rows)])
+                    count = rows_at_once(largest)
                     yield [column[0] for column in cursor.description or ()], rows
         except Exception as error:  # noqa: BLE001 - each driver has errors of its own, and no common root
             raise explained(error, self.conn_id) from None
@@ -147,6 +155,8 @@ class Columns(msgspec.Struct, frozen=True):
     def _of_prompt(self, content: Any) -> Any:
         if isinstance(content, dict | list):
             raise Misconfigured(f"Column {self.content!r} holds a {type(content).__name__}, no text: is it the params?")
+        if (size := _size([content])) > MAX_BYTES:
+            return too_large(size)
         text = _text(content)
         return None if text is None else {"messages": [{"role": "user", "content": text}]}
 
@@ -179,14 +189,44 @@ def find_hook(conn_id: str) -> Any:
     return hook
 
 
+def rows_at_once(largest: int) -> int:
+    """Say how many rows of this many bytes are fetched together."""
+    return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(1, largest)))
+
+
+def _size(row: Any) -> int:
+    """Count what texts and bytes of a row take, about; what a driver has decoded is not counted."""
+    values = row.values() if isinstance(row, Mapping) else row
+    return sum(len(value) for value in values if isinstance(value, str | bytes | bytearray | memoryview))
+
+
 def _open_cursor(connection: Any) -> Any:
     """Keep the result on the server, where an ordinary cursor would fetch all of it at once."""
     driver = type(connection).__module__.partition(".")[0]
     if driver in {"psycopg", "psycopg2"}:
-        return connection.cursor(name="claude_batch_requests")
+        cursor = connection.cursor(name="claude_batch_requests")
+        _forgive_deep_json(driver, cursor)
+        return cursor
     if driver in {"MySQLdb", "pymysql"}:
         return connection.cursor(import_module(f"{driver}.cursors").SSCursor)
     return connection.cursor()
+
+
+def _forgive_deep_json(driver: str, cursor: Any) -> None:
+    """Let a value of JSON that is nested too deeply be one offence, where the driver would fail on all its rows."""
+    if driver == "psycopg":
+        import_module("psycopg.types.json").set_json_loads(_loads, cursor)
+    else:
+        extras = import_module("psycopg2.extras")
+        extras.register_default_json(cursor, loads=_loads)
+        extras.register_default_jsonb(cursor, loads=_loads)
+
+
+def _loads(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return TOO_DEEP
 
 
 def _find_column(names: Sequence[str], name: str, table: str) -> int:
@@ -221,8 +261,12 @@ def _decoded(value: Any) -> Any:
     """Decode JSON text; what is none is passed on, to be named as an offence with the id of its row."""
     if not isinstance(value, str | bytes | bytearray | memoryview):
         return value
+    if len(value) > MAX_BYTES:
+        return too_large(len(value))
     try:
         return msgspec.json.decode(value)
+    except RecursionError:
+        return TOO_DEEP
     except (msgspec.DecodeError, UnicodeDecodeError):
         return value
 
@@ -231,6 +275,10 @@ def explained(error: Exception, conn_id: str, what: str = "query") -> ClaudeBatc
     """Make one error of ours of whatever a driver raises, without what stands in a row."""
     if isinstance(error, ClaudeBatchError):
         return error
+    if isinstance(error, RecursionError):
+        return Misconfigured(
+            f"The {what} on connection {conn_id!r} returns a value that is nested too deeply: select it as text."
+        )
     state = _state(error)
     kind = type(error).__name__ + (f" {state}" if state else "")
     if not _is_final(error, state):

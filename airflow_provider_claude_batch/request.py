@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import msgspec
 
 from airflow_provider_claude_batch import wire_id
 from airflow_provider_claude_batch.errors import InvalidRequests, Misconfigured
+from airflow_provider_claude_batch.unreadable import TOO_DEEP, Unreadable, custom_id_of, is_too_deep, too_large
 
 OnInvalid = Literal["fail", "skip"]
 
@@ -176,7 +176,7 @@ class Reading:
             params["system"] = self._cached_system
             json = encode(params)
         if len(json) > MAX_BYTES - _ENVELOPE_BYTES:
-            raise _Offence(f"one request of {len(json):,} bytes is more than a batch holds")
+            raise _Offence(too_large(len(json)).why)
         self._seen.add(custom_id)
         max_tokens = params["max_tokens"]
         digest = hashlib.sha256(b"%d\n%b" % (max_tokens, content)).digest()
@@ -193,7 +193,9 @@ class Reading:
         self._saw_float = False
         try:
             return self._decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except RecursionError:
+            raise _Offence(TOO_DEEP.why) from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise _Offence("the line is not JSON that can be read") from None
 
     def _read_float(self, text: str) -> float:
@@ -206,14 +208,16 @@ class Reading:
             json = encode(params)
             content = {key: value for key, value in params.items() if key != "max_tokens"}
             canonical = _canonical(content, exact=exact and b'"cache_control"' not in json)
-        except (TypeError, ValueError, RecursionError):
-            raise _Offence(
-                "params cannot be written as JSON: keys must be texts, numbers finite, and nesting moderate"
-            ) from None
+        except RecursionError:
+            raise _Offence(TOO_DEEP.why) from None
+        except (TypeError, ValueError):
+            raise _Offence("params cannot be written as JSON: keys must be texts, and numbers finite") from None
+        if is_too_deep(params, json):
+            raise _Offence(TOO_DEEP.why)
         return json, hashlib.sha256(self._salt + canonical).digest()
 
     def _note(self, index: int, item: Any, offence: str) -> None:
-        name = _name(item)
+        name = _shown(custom_id_of(item))
         self.total_invalid += 1
         if self.total_invalid <= self._limit:
             self.invalid.setdefault(offence, []).append(name or f"request {index}")
@@ -230,6 +234,8 @@ def _open(item: Any) -> tuple[str, Mapping[str, Any]]:
     if type(item) is not dict and not isinstance(item, Mapping):
         raise _Offence(f"a request is a dict with custom_id and params, not {type(item).__name__}")
     custom_id, params = item.get("custom_id"), item.get("params")
+    if isinstance(params, Unreadable):
+        raise _Offence(params.why)
     if extra := item.keys() - _ENVELOPE:
         named = ", ".join(sorted(str(key)[:_NAME_CHARS] for key in extra)[:_NAMED_KEYS])
         raise _Offence(f"nothing but custom_id and params belongs beside them, found {named}")
@@ -273,12 +279,8 @@ def _refuse_shapes(params: Mapping[str, Any]) -> None:
         raise _Offence("messages must be a list that is not empty")
 
 
-def _name(item: Any) -> str | None:
-    if isinstance(item, bytes):
-        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            item = msgspec.json.decode(item)
-    custom_id = item.get("custom_id") if isinstance(item, Mapping) else None
-    return custom_id[:_NAME_CHARS].encode(errors="replace").decode() if isinstance(custom_id, str) else None
+def _shown(custom_id: str | None) -> str | None:
+    return None if custom_id is None else custom_id[:_NAME_CHARS].encode(errors="replace").decode()
 
 
 def _canonical(params: dict[str, Any], *, exact: bool) -> bytes:

@@ -1,16 +1,15 @@
 """Rosters: which requests a batch consisted of, read again from where they came from."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
-
-import msgspec
 
 from airflow_provider_claude_batch import declared, wire_id
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured
 from airflow_provider_claude_batch.receipt import Part, Receipt
 from airflow_provider_claude_batch.shard import hash_ids
+from airflow_provider_claude_batch.unreadable import custom_id_of
 
 _CANNOT = "Which requests they are cannot be told: "
 _TWICE = "custom_id stands twice"
@@ -53,7 +52,7 @@ def _sent(raw: Iterable[Any], receipt: Receipt) -> Iterator[str]:
     invalid = receipt.invalid or {}
     skipped = Counter(name for why, names in invalid.items() if why != _TWICE for name in names)
     seen: set[str] = set()
-    for custom_id in filter(_is_fit, map(_custom_id, raw)):
+    for custom_id in (one for one in map(custom_id_of, raw) if one is not None and _is_fit(one)):
         if skipped[custom_id]:
             skipped[custom_id] -= 1
         elif custom_id not in seen:
@@ -66,13 +65,3 @@ def _is_fit(custom_id: str) -> bool:
         return bool(custom_id and wire_id.pack(custom_id))
     except wire_id.Unfit:
         return False
-
-
-def _custom_id(item: Any) -> str:
-    if isinstance(item, bytes):
-        try:
-            item = msgspec.json.decode(item)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return ""
-    custom_id = item.get("custom_id") if isinstance(item, Mapping) else None
-    return custom_id if isinstance(custom_id, str) else ""

@@ -2,9 +2,9 @@
 
 import errno
 import gzip
-import io
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,15 +16,15 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_claude_batch.batch_queue import BatchQueue, Drain
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, SourceUnavailable
-from airflow_provider_claude_batch.query import ROWS_AT_ONCE, Columns, SqlRequests, find_connection
+from airflow_provider_claude_batch.json_lines import BLOCK, read_gzip_lines, read_lines
+from airflow_provider_claude_batch.query import Columns, SqlRequests, find_connection, rows_at_once
 from airflow_provider_claude_batch.receipt import Source
+from airflow_provider_claude_batch.request import MAX_BYTES
 
 __all__ = ["SqlRequests", "open_source", "source_of"]
 
 _TAKES = "requests= takes a list of dicts, a path or URI of a .jsonl, .jsonl.gz or .parquet file, or SqlRequests"
-_BLOCK = 1 << 20
 _REMOTE_BLOCK = 8 << 20
-_BOM = b"\xef\xbb\xbf"
 _LONGEST_SQL = 2_000
 _FINAL_ERRNOS = {errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EPERM, errno.ENOSYS}
 _LOOKS_LIKE_A_NAME = re.compile(r"[^\s\[{(]\S{0,299}")
@@ -50,7 +50,10 @@ def open_source(value: Any) -> Iterator[Any]:
     if isinstance(value, Iterator):
         return value
     if value is None or isinstance(value, list | tuple):
-        return iter(_flat(value))
+        try:
+            return iter(_flat(value))
+        except RecursionError:
+            raise Misconfigured(f"{_TAKES}, and was given lists that are nested too deeply.") from None
     if isinstance(value, SqlRequests):
         return value.read()
     if isinstance(value, str | PurePath | ObjectStoragePath):
@@ -96,40 +99,37 @@ def _read(value: Any, name: str, read: Callable[[Any, str], Iterator[Any]]) -> I
         yield from read(file, name)
 
 
-def _lines(file: Any, name: str) -> Iterator[bytes]:
-    del name
-    with io.BufferedReader(file, _BLOCK) as lines:  # which splits on \n alone, and fast
-        if lines.peek(len(_BOM)).startswith(_BOM):
-            lines.read(len(_BOM))
-        for line in lines:
-            if not line.isspace():
-                yield line.rstrip(b"\r\n")
-
-
-def _gzip_lines(file: Any, name: str) -> Iterator[bytes]:
-    with io.BufferedReader(file, _BLOCK) as packed, gzip.GzipFile(fileobj=packed) as plain:
-        yield from _lines(plain, name)
-
-
 def _parquet_rows(file: Any, name: str) -> Iterator[dict[str, Any]]:
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(file, buffer_size=_BLOCK, pre_buffer=False) as parquet:
+    with ParquetFile(file, buffer_size=BLOCK, pre_buffer=False) as parquet:
         schema = parquet.schema_arrow
         columns = _parquet_columns(schema.names, name)
         custom_id, content = (schema.field(index) for index in columns.find(schema.names, name))
-        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=[custom_id.name, content.name]):
-            values = batch.column(content.name).to_pylist()
-            yield from map(
-                columns.to_request,
-                batch.column(custom_id.name).to_pylist(),
-                [_without_absent(value, content.type) for value in values],
+        largest = _largest_average(parquet.metadata, content.name)
+        if largest > MAX_BYTES:
+            raise Misconfigured(
+                f"{name} has {largest:,} bytes of {content.name} in one row, more than a batch holds: split them."
             )
+        for batch in parquet.iter_batches(rows_at_once(largest), columns=[custom_id.name, content.name]):
+            values = (cell.as_py() for cell in batch.column(content.name))  # one at a time: they may be large
+            for one, value in zip(batch.column(custom_id.name).to_pylist(), values, strict=True):
+                yield columns.to_request(one, _without_absent(value, content.type))
+
+
+def _largest_average(metadata: Any, column: str) -> int:
+    """Return how many bytes a row of a column has, in the row group where it has most: a cell may still have more."""
+    largest = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunks = map(group.column, range(group.num_columns))
+        size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.partition(".")[0] == column)
+        largest = max(largest, size // max(1, group.num_rows))
+    return largest
 
 
 _READERS: dict[str, Callable[[Any, str], Iterator[Any]]] = {
-    ".jsonl": _lines,
-    ".jsonl.gz": _gzip_lines,
+    ".jsonl": read_lines,
+    ".jsonl.gz": read_gzip_lines,
     ".parquet": _parquet_rows,
 }
 
@@ -161,6 +161,10 @@ def _without_absent(value: Any, kind: Any) -> Any:
 def _open(value: Any, name: str) -> Iterator[IO[bytes]]:
     path = _path(value, name)
     if not isinstance(path, ObjectStoragePath):  # without a layer between, which is several times faster
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(
+            mode
+        ):  # opening a pipe waits for a writer
+            raise Misconfigured(f"{name} is a pipe, a socket or a device: write the requests to a file, and name that.")
         with path.open("rb", buffering=0) as file:
             yield file
     else:
@@ -220,6 +224,8 @@ def _explanation(error: Exception, name: str) -> ClaudeBatchError:  # noqa: PLR0
             return Misconfigured(f"Reading {name} is not allowed: check the rights of the file, or of the connection.")
         case ImportError():
             return _not_installed(error, name)
+        case RecursionError():
+            return Misconfigured(f"{name} is nested too deeply to be read: write its params as JSON text.")
         case TimeoutError() | ConnectionError():
             return _unavailable(error, name)
         case OSError(errno=code) if code in _FINAL_ERRNOS:

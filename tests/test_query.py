@@ -11,11 +11,12 @@ import duckdb
 import pytest
 from airflow.sdk import BaseOperator, ObjectStoragePath, dag, task
 from runs import rendered, xcom
-from sources import HI, SECRET, connect, growth, request, sentence
+from sources import HI, SECRET, connect, growth, peak, request, sentence
 from warehouse_postgres import shared_server
 
 from airflow_provider_claude_batch import SqlRequests
-from airflow_provider_claude_batch.errors import Misconfigured, SourceUnavailable
+from airflow_provider_claude_batch.errors import InvalidRequests, Misconfigured, SourceUnavailable
+from airflow_provider_claude_batch.request import Defaults, Reading
 from airflow_provider_claude_batch.source import open_source
 from airflow_provider_claude_batch.task import Unrendered, open_argument
 
@@ -154,6 +155,16 @@ def test_postgres_keeps_the_result_on_its_side(postgres: str) -> None:
         open_source(SqlRequests("pg", "SELECT name, statement FROM pg_cursors", custom_id="name", prompt="statement"))
     )
     assert [item["custom_id"] for item in seen] == ["claude_batch_requests"]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonb", "text"])
+def test_one_value_of_postgres_that_is_nested_too_deeply_is_skipped(kind: str, postgres: str) -> None:
+    params = json.dumps({"model": "m", "max_tokens": 1, **HI})
+    bottomless = f"('{params[:-1]}, \"x\": ' || repeat('[', 2000) || repeat(']', 2000) || '}}')"
+    sql = f"SELECT 'a' AS custom_id, '{params}'::{kind} AS params UNION ALL SELECT 'deep', {bottomless}::{kind}"
+    reading = Reading(open_source(SqlRequests("pg", sql, params="params")), Defaults({}), on_invalid="skip")
+    assert [one.custom_id for one in reading] == ["a"]
+    assert reading.invalid == {"params are nested more than 200 levels deep": ["deep"]}
 
 
 def test_postgres_types_become_ids_and_params(postgres: str) -> None:
@@ -342,3 +353,24 @@ def test_queries_and_paths_can_be_mapped_over(sqlite: Path, tmp_path: Path, run_
 def test_data_stays_wrapped() -> None:
     for value in ([{"custom_id": "a"}], ({},), {"custom_id": "a"}):
         assert isinstance(Unrendered.wrap(value), Unrendered)
+
+
+def test_large_rows_are_fetched_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(tmp_path / "x.sqlite")) as con:
+        con.execute("CREATE TABLE large (custom_id INTEGER PRIMARY KEY, body TEXT)")
+        con.executemany("INSERT INTO large VALUES (?, ?)", ((n, "x" * 10_000_000) for n in range(80)))
+        con.commit()
+    connect(monkeypatch, "large", "sqlite", tmp_path / "x.sqlite")
+    query = "SELECT * FROM large ORDER BY custom_id"
+    sent, invalid, megabytes = peak(f"source = SqlRequests('large', {query!r}, prompt='body')")
+    assert (len(sent), invalid) == (80, {})
+    assert megabytes < 500
+
+
+def test_a_value_that_no_batch_could_hold_is_skipped_by_its_name(sqlite: Path) -> None:
+    for column, value in (("prompt", "hex(zeroblob(130000000))"), ("params", "hex(zeroblob(130000000))")):
+        query = SqlRequests("sqlite", f"SELECT 'long' AS custom_id, {value} AS content", **{column: "content"})
+        reading = Reading(open_source(query), Defaults({}), on_invalid="skip")
+        with pytest.raises(InvalidRequests, match="one request of 260,000,000 bytes is more than a batch holds"):
+            list(reading)
+        assert reading.invalid == {"one request of 260,000,000 bytes is more than a batch holds": ["long"]}

@@ -34,8 +34,9 @@ SUBJECT = {
     "submission",
     "charts",
     "arguments",
+    "unreadable",
 }
-EDGES = {"client", "shard", "estimate", "load", "writers"}
+EDGES = {"client", "shard", "estimate", "json_lines", "load", "writers"}
 AIRFLOW = {
     "abandoned",
     "batch_queue",

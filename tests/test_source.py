@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import socket
 import sys
 from datetime import date
 from decimal import Decimal
@@ -15,7 +16,7 @@ from airflow.sdk import ObjectStoragePath
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from sources import HI, SECRET, growth, request, sentence
+from sources import HI, SECRET, growth, peak, request, sentence
 
 from airflow_provider_claude_batch import SqlRequests
 from airflow_provider_claude_batch.errors import Misconfigured
@@ -45,6 +46,12 @@ def test_what_is_no_source_is_told_with_what_is_taken(given: Any) -> None:
     said = sentence(given)
     assert "takes a list of dicts, a path or URI of a .jsonl, .jsonl.gz or .parquet file, or SqlRequests" in said
     assert "was given a " in said
+
+
+def test_lists_without_an_end_are_told() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    assert "lists that are nested too deeply" in sentence(endless)
 
 
 def test_what_is_no_source_is_told_before_anything_is_read() -> None:
@@ -115,6 +122,48 @@ def test_lines_do_not_stay_in_memory(tmp_path: Path) -> None:
         count, megabytes = growth("source = sys.argv[1]", path)
         assert count == 50_000
         assert megabytes < 10
+
+
+GOOD = json.dumps(request("good")).encode() + b"\n"
+ENDLESS = b"a" * 10_000_000
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+def test_a_line_that_no_batch_could_hold_is_skipped_and_does_not_fill_the_memory(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"bomb{ending}"
+    pack = (lambda content: gzip.compress(content, 1)) if ending == ".jsonl.gz" else bytes
+    begin, block, end = pack(GOOD + b'{"custom_id": "long", "params": "'), pack(ENDLESS), pack(b'"}\n' + GOOD)
+    path.write_bytes(begin)
+    with path.open("ab") as file:
+        for _ in range(80):
+            file.write(block)
+        file.write(end.replace(b"good", b"also") if ending == ".jsonl" else end)
+    sent, invalid, megabytes = peak("source = sys.argv[1]", path)
+    assert "good" in sent
+    assert invalid["one request of 800,000,036 bytes is more than a batch holds"] == ["long"]
+    assert megabytes < 400
+
+
+ARRAYS = {
+    "on one line": json.dumps([request("a"), request("b")]).encode(),
+    "on many lines": b"\n" + json.dumps([request("a"), request("b")], indent=2).encode(),
+    "with a newline": json.dumps([request("a")]).encode() + b"\n\n",
+    "empty": b"[]",
+    "cut off": b'[{"custom_id": "a",',
+}
+
+
+@pytest.mark.parametrize("form", ARRAYS)
+def test_a_file_that_is_one_json_array_is_told(form: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(ARRAYS[form])
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(ARRAYS[form]))
+    for path in (tmp_path / "x.jsonl", tmp_path / "x.jsonl.gz"):
+        assert f"{path} is one JSON array, not JSON lines: write each request on a line of its own." == sentence(path)
+
+
+def test_a_line_that_is_an_array_among_others_is_left_to_the_reader_of_requests(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b"[]\n" + GOOD)
+    assert list(open_source(tmp_path / "x.jsonl")) == [b"[]", GOOD.rstrip()]
 
 
 # Parquet
@@ -217,6 +266,23 @@ def test_parquet_does_not_stay_in_memory(tmp_path: Path, monkeypatch: pytest.Mon
     assert megabytes < 40
 
 
+def test_large_rows_of_parquet_are_read_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
+    schema = pa.schema({"custom_id": pa.string(), "prompt": pa.string()})
+    with parquet.ParquetWriter(tmp_path / "x.parquet", schema, compression="zstd", use_dictionary=False) as writer:
+        for n in range(60):
+            writer.write_table(pa.table([[f"{n}"], [f"{n}" * 5_000_000]], schema), row_group_size=1)
+    sent, invalid, megabytes = peak("source = sys.argv[1]", tmp_path / "x.parquet")
+    assert (len(sent), invalid) == (60, {})
+    assert megabytes < 300
+
+
+def test_a_row_of_parquet_that_no_batch_could_hold_is_told_before_it_is_read(tmp_path: Path) -> None:
+    table = pa.table({"custom_id": ["a"], "prompt": pa.array(["x" * 260_000_000], pa.large_string())})
+    parquet.write_table(table, tmp_path / "x.parquet", compression="zstd", use_dictionary=False)
+    assert "bytes of prompt in one row, more than a batch holds" in sentence(tmp_path / "x.parquet")
+
+
 # What goes wrong with a file
 
 
@@ -237,6 +303,7 @@ def test_each_trouble_with_a_file_is_one_clear_sentence(tmp_path: Path) -> None:
         tmp_path / "folder.parquet": "is a folder",
         tmp_path / "no" / "where.jsonl.gz": "There is no file",
         tmp_path / "folder.jsonl" / ("x" * 300 + ".jsonl"): "File name too long",
+        damaged(tmp_path, "nothing.jsonl.gz", b""): "is damaged or cut off",
         damaged(tmp_path, "plain.jsonl.gz", SECRET.encode()): "is damaged or cut off",
         damaged(tmp_path, "cut.jsonl.gz", whole[:-20]): "is damaged or cut off",
         damaged(tmp_path, "flipped.jsonl.gz", whole[:20_000] + b"xxxx" + whole[20_004:]): "is damaged or cut off",
@@ -249,6 +316,24 @@ def test_each_trouble_with_a_file_is_one_clear_sentence(tmp_path: Path) -> None:
         said = sentence(value)
         assert expected in said
         assert str(value) in said
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
+def test_a_pipe_a_socket_or_a_device_is_told_and_not_waited_for(ending: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"pipe.{ending}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / f"socket.{ending}"))
+    (tmp_path / f"device.{ending}").symlink_to("/dev/zero")
+    for name in ("pipe", "socket", "device"):
+        path = tmp_path / f"{name}.{ending}"
+        for value in (path, f"file://{path}"):
+            assert "is a pipe, a socket or a device: write the requests to a file" in sentence(value)
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(GOOD)
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "x.jsonl")
+    assert len(list(open_source(tmp_path / "link.jsonl"))) == 1
 
 
 def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
