@@ -19,9 +19,12 @@ PROBLEMS = {
     "max_tokens": "truncated",
     "refusal": "refused",
     "pause_turn": "paused",
+    "compaction": "compacted",
     "model_context_window_exceeded": "context_exceeded",
 }
-_RETRYABLE_PROBLEMS = {"truncated", "paused", "invalid_output"}
+# null is no reason at all: nothing is said against the answer.
+_INTENDED_STOPS = {"end_turn", "stop_sequence", "tool_use", None}
+_RETRYABLE_PROBLEMS = {"truncated", "paused", "empty", "invalid_output"}
 _RETRYABLE_STATUSES = {"expired", "canceled", "missing"}
 _RETRYABLE_ERRORS = {"overloaded_error", "api_error", "timeout_error", "rate_limit_error", "billing_error"}
 
@@ -142,6 +145,17 @@ def mark_of_line(line: bytes) -> str | None:
     return wire.mark if wire else None
 
 
+def problem_of(message: Message, text: str) -> str | None:
+    """Tell why an answer is not usable, whatever schema it was asked for; `text` is what it says."""
+    if problem := PROBLEMS.get(message.stop_reason or ""):
+        return problem
+    if message.stop_reason not in _INTENDED_STOPS:
+        return "unknown_stop_reason"
+    # A stop sequence may be the whole answer: whoever asked for it reads the empty text.
+    is_blank = (not text or text.isspace()) and message.stop_reason != "stop_sequence"
+    return "empty" if is_blank and not result.has_answer(message.content) else None
+
+
 def is_retryable(row: Row) -> bool:
     """Tell whether another try of the same request can succeed: the one table of it."""
     if row.status == "succeeded":
@@ -189,7 +203,9 @@ def _add_message(row: Row, message: Message, origin: Origin, prices: PriceList) 
     row.content = str(message.content, "utf-8")
     row.text = result.text_of(message.content)
     row.stop_details = _json(message.stop_details)
-    row.problem = PROBLEMS.get(message.stop_reason or "")
+    row.problem = problem_of(message, row.text)
+    if row.problem == "unknown_stop_reason":
+        row.error_message = message.stop_reason
     if origin.reader is not None and row.problem is None:
         _add_output(row, row.text, origin.reader)
     _add_usage(row, message.usage)
