@@ -1,5 +1,6 @@
 """Rows: one result as the table's columns, priced, and whether another try can succeed."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from copy import copy
 from datetime import datetime
@@ -27,6 +28,7 @@ _INTENDED_STOPS = {"end_turn", "stop_sequence", "tool_use", None}
 _RETRYABLE_PROBLEMS = {"truncated", "paused", "empty", "invalid_output"}
 _RETRYABLE_STATUSES = {"expired", "canceled", "missing"}
 _RETRYABLE_ERRORS = {"overloaded_error", "api_error", "timeout_error", "rate_limit_error", "billing_error"}
+_PROVING_IDS = 3  # a foreign batch of three passes in 1 of 64 ** 3 cases, and a larger one in none
 
 
 class Column(NamedTuple):
@@ -138,11 +140,14 @@ def of_line(line: bytes, origin: Origin, prices: PriceList) -> Row:
         return _of_damaged(line, origin, prices)
 
 
-def mark_of_line(line: bytes) -> str | None:
-    """Find the mark in a batch's first line, where nothing else tells whose batch it is."""
-    found = result.decode(line)
-    wire = wire_id.parse(found.custom_id) if found else None
-    return wire.mark if wire else None
+def mark_of_lines(lines: Iterable[bytes]) -> str | None:
+    """Find the mark in a batch's first lines, where nothing else tells whose batch it is.
+
+    One foreign id in 64 of a certain shape passes for ours: only lines that all bear one mark, and several, prove it.
+    """
+    found = {wire_id.parse(one.custom_id) for line in lines if (one := result.decode(line))}
+    marks = {wire and wire.mark for wire in found}
+    return marks.pop() if len(marks) == 1 and len(found) >= _PROVING_IDS else None
 
 
 def problem_of(message: Message, text: str) -> str | None:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_claude_batch.price import PRICES
-from airflow_provider_claude_batch.row import COLUMNS, Origin, Row, is_retryable, mark_of_line, of_line
-from airflow_provider_claude_batch.wire_id import WireId
+from airflow_provider_claude_batch.row import COLUMNS, Origin, Row, is_retryable, mark_of_lines, of_line
+from airflow_provider_claude_batch.wire_id import WireId, parse
 
 NOW = datetime(2026, 11, 21, 23, tzinfo=UTC)
 MARK = "abcdefg"
@@ -248,10 +248,38 @@ def test_an_id_without_our_mark_stays_as_it_is(origin_mark):
     assert (row.custom_id, row.request_hash) == (wire, None)
 
 
-def test_the_mark_of_a_batch_is_found_in_its_first_line():
-    assert mark_of_line(line_of(str(WireId("a", MARK, "hashed")))) == MARK
-    assert mark_of_line(line_of("a")) is None
-    assert mark_of_line(b"nope") is None
+def wire_line(n, mark=MARK):
+    return line_of(str(WireId(f"r-{n}", mark, "hashed")))
+
+
+def test_the_mark_of_a_batch_is_found_in_its_first_lines():
+    assert mark_of_lines(wire_line(n) for n in range(3)) == MARK
+    assert mark_of_lines([b"nope", *(wire_line(n) for n in range(16))]) == MARK
+
+
+def passing(count):
+    """Ids of another program that pass for ours, each with its check character."""
+    ids = [f"doc-p20260101{n:06d}" for n in range(10_000)]
+    return [one for one in ids if parse(one)][:count]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [b"nope", b"nope", b"nope"],
+        [line_of("a"), line_of("b"), line_of("c")],
+        [wire_line(1)],
+        [wire_line(1), wire_line(2)],
+        [wire_line(1), wire_line(1), wire_line(1)],
+        [wire_line(1), b"nope", wire_line(2)],
+        [wire_line(1), wire_line(2), wire_line(3), line_of("a")],
+        [wire_line(1), wire_line(2), wire_line(3), wire_line(4, "gfedcba")],
+        [*map(line_of, passing(15)), line_of("doc-p20260101000000")],
+    ],
+)
+def test_a_few_ids_that_look_like_ours_prove_nothing(lines):
+    assert mark_of_lines(lines) is None
 
 
 @pytest.mark.parametrize(
