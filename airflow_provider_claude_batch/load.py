@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,6 +35,7 @@ Roster = Callable[[Receipt, Part], list[str]]
 
 _PAUSES = tuple(2.0**n / 4 for n in range(8))  # a minute in all: at times the API does not know what it has
 _FEW = 3
+_HEAD = 16  # the lines that are looked at together to tell whether a batch is ours
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +149,12 @@ class Loader:
         return [custom_id for custom_id in ids if custom_id not in seen]
 
     def _read(self, receipt: Receipt, part: Part) -> Iterator[tuple[Row, bool]]:
-        origin = None
-        for line in self._lines(part):
-            origin = origin or self._origin(receipt, part, line)
+        lines = self._lines(part)
+        head = [] if part.mark else list(islice(lines, _HEAD))
+        mark = part.mark or rows.mark_of_lines(head)
+        origin = Origin(self._blank(receipt, part), mark, part.created_at or self._loaded_at, self._columns)
+        for line in chain(head, lines):
             row = rows.of_line(line, origin, self._prices)
-            if row.custom_id is None and origin.mark is None:
-                origin = None  # the next line may tell whose batch it is
             is_ours = part.mark is None or row.custom_id is None or row.request_hash is not None
             yield row, is_ours
 
@@ -177,10 +179,6 @@ class Loader:
             before |= seen
             log.warning("Batch %s: %d lines of results, then no more; asking again. %s", part.id, len(before), said)
             time.sleep(pause)
-
-    def _origin(self, receipt: Receipt, part: Part, first_line: bytes) -> Origin:
-        mark = part.mark or rows.mark_of_line(first_line)
-        return Origin(self._blank(receipt, part), mark, part.created_at or self._loaded_at, self._columns)
 
     def _blank(self, receipt: Receipt, part: Part) -> Row:
         return Row(

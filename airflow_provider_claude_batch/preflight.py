@@ -10,7 +10,7 @@ from airflow_provider_claude_batch.note import Note, Notebook
 from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.request import Request
 from airflow_provider_claude_batch.result import Message
-from airflow_provider_claude_batch.row import PROBLEMS, Reader, Unfit, is_retryable_error
+from airflow_provider_claude_batch.row import Reader, Unfit, is_retryable_error, problem_of
 from airflow_provider_claude_batch.words import counted
 
 if TYPE_CHECKING:
@@ -57,13 +57,14 @@ def _ask(request: Request, note: Note, order: Order, client: "Client", notebook:
 
 def _problem(message: Message, reader: Reader | None) -> str | None:
     """Say why an answer is not usable, or None where it is."""
-    if problem := PROBLEMS.get(message.stop_reason or ""):
-        return f"{problem} ({message.stop_reason})"
-    if reader is not None:
-        try:
-            reader.read(result.text_of(message.content))
-        except (Unfit, *result.UNREADABLE) as unfit:
-            return f"invalid_output ({unfit})"
+    try:
+        text = result.text_of(message.content)
+        if problem := problem_of(message, text):
+            return f"{problem} ({message.stop_reason})"
+        if reader is not None:
+            reader.read(text)
+    except (Unfit, *result.UNREADABLE) as unfit:
+        return f"invalid_output ({unfit})"
     return None
 
 

@@ -111,6 +111,12 @@ class TextBlock(msgspec.Struct, frozen=True, gc=False):
     text: Any = None
 
 
+# Blocks that are the way to an answer; those of server tools end in `_tool_result`. Any other is one, known or not.
+_ON_THE_WAY = {
+    *("text", "thinking", "redacted_thinking", "server_tool_use", "mcp_tool_use", "mcp_tool_listing"),
+    *("compaction", "fallback"),
+}
+
 _results = msgspec.json.Decoder(Result)
 _blocks = msgspec.json.Decoder(list[TextBlock])
 
@@ -161,3 +167,9 @@ def text_of(content: Raw) -> str:
     if len(blocks) == 1 and isinstance(blocks[0].text, str):
         return blocks[0].text if blocks[0].type == "text" else ""
     return "".join([block.text for block in blocks if block.type == "text" and isinstance(block.text, str)])
+
+
+def has_answer(content: Raw) -> bool:
+    """Tell whether an answer without text has a block that a reader can use, such as the call of a tool of theirs."""
+    kinds = [block.type for block in _blocks.decode(content)]
+    return any(kind not in _ON_THE_WAY and not kind.endswith("_tool_result") for kind in kinds)

@@ -1,5 +1,6 @@
 """Rows: one result as the table's columns, priced, and whether another try can succeed."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from copy import copy
 from datetime import datetime
@@ -19,11 +20,15 @@ PROBLEMS = {
     "max_tokens": "truncated",
     "refusal": "refused",
     "pause_turn": "paused",
+    "compaction": "compacted",
     "model_context_window_exceeded": "context_exceeded",
 }
-_RETRYABLE_PROBLEMS = {"truncated", "paused", "invalid_output"}
+# null is no reason at all: nothing is said against the answer.
+_INTENDED_STOPS = {"end_turn", "stop_sequence", "tool_use", None}
+_RETRYABLE_PROBLEMS = {"truncated", "paused", "empty", "invalid_output"}
 _RETRYABLE_STATUSES = {"expired", "canceled", "missing"}
 _RETRYABLE_ERRORS = {"overloaded_error", "api_error", "timeout_error", "rate_limit_error", "billing_error"}
+_PROVING_IDS = 3  # a foreign batch of three passes in 1 of 64 ** 3 cases, and a larger one in none
 
 
 class Column(NamedTuple):
@@ -135,11 +140,25 @@ def of_line(line: bytes, origin: Origin, prices: PriceList) -> Row:
         return _of_damaged(line, origin, prices)
 
 
-def mark_of_line(line: bytes) -> str | None:
-    """Find the mark in a batch's first line, where nothing else tells whose batch it is."""
-    found = result.decode(line)
-    wire = wire_id.parse(found.custom_id) if found else None
-    return wire.mark if wire else None
+def mark_of_lines(lines: Iterable[bytes]) -> str | None:
+    """Find the mark in a batch's first lines, where nothing else tells whose batch it is.
+
+    One foreign id in 64 of a certain shape passes for ours: only lines that all bear one mark, and several, prove it.
+    """
+    found = {wire_id.parse(one.custom_id) for line in lines if (one := result.decode(line))}
+    marks = {wire and wire.mark for wire in found}
+    return marks.pop() if len(marks) == 1 and len(found) >= _PROVING_IDS else None
+
+
+def problem_of(message: Message, text: str) -> str | None:
+    """Tell why an answer is not usable, whatever schema it was asked for; `text` is what it says."""
+    if problem := PROBLEMS.get(message.stop_reason or ""):
+        return problem
+    if message.stop_reason not in _INTENDED_STOPS:
+        return "unknown_stop_reason"
+    # A stop sequence may be the whole answer: whoever asked for it reads the empty text.
+    is_blank = (not text or text.isspace()) and message.stop_reason != "stop_sequence"
+    return "empty" if is_blank and not result.has_answer(message.content) else None
 
 
 def is_retryable(row: Row) -> bool:
@@ -189,7 +208,9 @@ def _add_message(row: Row, message: Message, origin: Origin, prices: PriceList) 
     row.content = str(message.content, "utf-8")
     row.text = result.text_of(message.content)
     row.stop_details = _json(message.stop_details)
-    row.problem = PROBLEMS.get(message.stop_reason or "")
+    row.problem = problem_of(message, row.text)
+    if row.problem == "unknown_stop_reason":
+        row.error_message = message.stop_reason
     if origin.reader is not None and row.problem is None:
         _add_output(row, row.text, origin.reader)
     _add_usage(row, message.usage)

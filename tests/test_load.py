@@ -4,9 +4,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from anthropic import Anthropic
 from gateway import Gateway
 from test_client import behind
-from tries import Task, some_requests
+from tries import DEFAULTS, Task, some_requests
 from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch import load
@@ -16,6 +17,7 @@ from airflow_provider_claude_batch.errors import ApiUnavailable, BatchGone, Misc
 from airflow_provider_claude_batch.load import Loader
 from airflow_provider_claude_batch.price import PRICES
 from airflow_provider_claude_batch.receipt import Receipt, read
+from airflow_provider_claude_batch.wire_id import parse
 
 EMULATOR = ("--batch-seconds", "0")
 PAUSES = load._PAUSES
@@ -154,3 +156,51 @@ def test_a_batch_that_is_gone_stops_the_load_before_anything_is_written(
     with pytest.raises(BatchGone, match="msgbatch_gone"):
         write(client, other, sent, gone)
     assert statuses(answers) == [("succeeded", 3)]
+
+
+# A batch that was given by its bare id
+
+
+def foreign(emulator: Any, ids: list[str]) -> Receipt:
+    """A batch of another program, with ids of its own."""
+    requests = [{"custom_id": i, "params": {**DEFAULTS, **some_requests(1)[0]["params"]}} for i in ids]
+    with Anthropic(api_key="emulator-key", base_url=emulator.base_url) as sdk:
+        batch = sdk.messages.batches.create(requests=requests)  # type: ignore[arg-type]
+    emulator.advance(60)
+    (bare,) = read(batch.id)
+    return bare
+
+
+DOCUMENTS = [f"doc-p20260101{n:06d}" for n in range(5_000)]
+PASSING = [one for one in DOCUMENTS if parse(one)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 500])
+def test_a_foreign_batch_keeps_its_ids_though_its_first_lines_pass_for_ours(
+    count: int, emulator: Any, answers: Any
+) -> None:
+    ids = [*PASSING[:2], *DOCUMENTS[1_000:1_498]][:count]
+    bare = foreign(emulator, ids)
+
+    def passing_first(path: str, body: bytes) -> bytes:
+        lines = body.splitlines(keepends=True) if path.endswith("/results") else [body]
+        return b"".join(sorted(lines, key=lambda line: not any(one.encode() in line for one in PASSING[:2])))
+
+    with behind(Gateway(emulator.base_url, change=passing_first)) as client:
+        write(client, bare)
+    found = answers.query("SELECT custom_id, request_hash FROM answers")
+    assert sorted(found) == [(one, None) for one in sorted(ids)]
+
+
+@pytest.mark.parametrize(("count", "is_proved"), [(2, False), (3, True), (200, True)])
+def test_our_own_batch_is_known_by_the_mark_on_all_of_its_lines(
+    count: int, is_proved: bool, client: Client, emulator: Any, answers: Any
+) -> None:
+    receipt, _ = Task(client, emulator).finish(some_requests(count))
+    assert receipt is not None
+    emulator.advance(60)
+    write(client, *read(receipt.batch_ids))
+    found = answers.query("SELECT custom_id, request_hash IS NOT NULL FROM answers")
+    sent = [one["custom_id"] for one in emulator.submitted(receipt.batch_ids[0])]
+    wanted = [one[:-16] if is_proved else one for one in sent]
+    assert sorted(found) == sorted((one, int(is_proved)) for one in wanted)

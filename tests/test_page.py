@@ -20,9 +20,11 @@ from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch import claude_batch
 from airflow_provider_claude_batch.page import beside
+from airflow_provider_claude_batch.row import PROBLEMS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Airflow's own application
 EMULATOR = ("--batch-seconds", "0")
+STATIC = Path(__file__).parent.parent / "airflow_provider_claude_batch" / "page" / "static"
 
 
 def test_airflow_lists_the_page_in_its_three_places(viewer: Any) -> None:
@@ -35,6 +37,16 @@ def test_airflow_lists_the_page_in_its_three_places(viewer: Any) -> None:
         assert viewer.get(view["bundle_url"]).headers["content-type"].startswith("text/javascript")
 
 
+def test_every_outcome_of_a_row_has_its_place_and_its_color_on_the_page() -> None:
+    script, style = ((STATIC / name).read_text() for name in ("parts.js", "page.css"))
+    drawn = re.findall(r'"(\w+)"', script.split("OUTCOMES = [")[1].split("]")[0])
+    statuses = {"succeeded", "errored", "expired", "canceled", "missing", "unreadable"}
+    assert set(drawn) >= statuses | {*PROBLEMS.values(), "empty", "unknown_stop_reason", "invalid_output"}
+    for outcome in drawn:
+        assert len(re.findall(rf"--{outcome}: #", style)) == 2, outcome
+        assert f".tone-{outcome} {{ --tone: var(--{outcome}); }}" in style
+
+
 def test_all_files_that_the_page_names_are_there_and_no_other(viewer: Any) -> None:
     waiting, named = ["static/airflow.js", "page"], set()
     while waiting:
@@ -45,8 +57,7 @@ def test_all_files_that_the_page_names_are_there_and_no_other(viewer: Any) -> No
         found = re.findall(r'(?:from |import |href=|src=)"(?:\./|static/)([\w.]+)"', answer.text)
         waiting += {f"static/{name}" for name in found} - named
         named |= {path, *waiting}
-    folder = Path(__file__).parent.parent / "airflow_provider_claude_batch" / "page" / "static"
-    assert {f"static/{path.name}" for path in folder.iterdir()} == named - {"page"} | {"static/index.html"}
+    assert {f"static/{path.name}" for path in STATIC.iterdir()} == named - {"page"} | {"static/index.html"}
 
 
 def test_the_newest_submission_comes_first_and_pages_follow(viewer: Any, history: History) -> None:

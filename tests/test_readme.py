@@ -96,7 +96,33 @@ def test_the_table_of_outcomes_says_which_rows_are_tried_again() -> None:
     for (status, problem), again in told.items():
         blank.status, blank.problem = status, problem or None
         assert is_retryable(blank) == again, (status, problem)
-    assert {problem for _, problem in told} == {"", "invalid_output", *PROBLEMS.values()}
+    assert {problem for _, problem in told} == {
+        "",
+        "empty",
+        "unknown_stop_reason",
+        "invalid_output",
+        *PROBLEMS.values(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["postgres", "duckdb"])
+def test_the_queries_of_the_guide_to_loading_make_columns_of_the_input_of_a_tool(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = connect_warehouse(kind, tmp_path, monkeypatch)
+    queries = dict(zip(["postgres", "duckdb"], blocks("sql", (ROOT / "docs" / "loading.md").read_text()), strict=True))
+    call = {"type": "tool_use", "id": "t", "name": "label", "input": {"label": "billing", "urgency": 3}}
+    said = {"type": "text", "text": "I label it."}
+    answers = {"called": [call], "said and called": [said, call], "said": [said], "refused": [call]}
+    loads.load_rows(
+        *(
+            loads.row(custom_id=name, content=json.dumps(content), problem="refused" if name == "refused" else None)
+            for name, content in answers.items()
+        ),
+        table="tickets",
+    )
+    found = warehouse.query(queries[kind])
+    assert sorted(found) == [("called", "billing", 3), ("said and called", "billing", 3)]
 
 
 def test_the_table_of_columns_names_every_column() -> None:

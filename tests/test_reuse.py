@@ -1,5 +1,6 @@
 """reuse_from=: what has an answer is not asked for again, and what was answered meanwhile changes no submission."""
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,13 +8,17 @@ from typing import Any
 
 import pytest
 from airflow.sdk import dag
+from loads import LATER, load_rows, row
 from pydantic import BaseModel
 from runs import states, xcom
 from tries import DEFAULTS, Task, cancelled, paid, some_requests
 from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch import claude_batch
+from airflow_provider_claude_batch.price import PRICES
 from airflow_provider_claude_batch.request import Defaults, Reading
+from airflow_provider_claude_batch.row import Origin, of_line
+from airflow_provider_claude_batch.wire_id import WireId
 
 EMULATOR = ("--batch-seconds", "0")
 PLACE: dict[str, Any] = {"warehouse_conn_id": "warehouse", "table": "products"}
@@ -62,6 +67,26 @@ def test_only_what_is_new_or_changed_is_sent_and_the_view_shows_old_and_new(
     current = answers.query("SELECT custom_id, run_id FROM products_current")
     assert sorted(custom_id for custom_id, _ in current) == [f"r-{n}" for n in range(6)]
     assert sorted(custom_id for custom_id, run_id in current if run_id == run.run_id) == ["r-1", "r-5"]
+
+
+@pytest.mark.parametrize(
+    ("content", "stop_reason", "is_reused"),
+    [
+        ([], "end_turn", False),
+        ([{"type": "thinking", "thinking": "Hm.", "signature": "x"}], "end_turn", False),
+        ([{"type": "text", "text": "Yes."}], "a_reason_still_to_come", False),
+        ([{"type": "tool_use", "id": "t", "name": "label", "input": {}}], "tool_use", True),
+        ([], "stop_sequence", True),
+    ],
+)
+def test_an_answer_that_is_not_usable_is_asked_for_again(
+    content: list[Any], stop_reason: str, is_reused: bool, answers: Any
+) -> None:
+    message = {"id": "m", "model": "claude-haiku-4-5", "content": content, "stop_reason": stop_reason, "usage": {}}
+    line = {"custom_id": str(WireId("a", "abcdefg", "hashed")), "result": {"type": "succeeded", "message": message}}
+    origin = Origin(row(), "abcdefg", datetime(2026, 11, 21, tzinfo=UTC))
+    writer = load_rows(of_line(json.dumps(line).encode(), origin, PRICES))
+    assert list(writer.answered(LATER)) == ([("a", "hashed")] if is_reused else [])
 
 
 def test_what_is_reused_counts_among_what_has_an_answer(emulator: Any, run_dag: Any, answers: Any) -> None:

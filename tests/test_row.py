@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_claude_batch.price import PRICES
-from airflow_provider_claude_batch.row import COLUMNS, Origin, Row, is_retryable, mark_of_line, of_line
-from airflow_provider_claude_batch.wire_id import WireId
+from airflow_provider_claude_batch.row import COLUMNS, Origin, Row, is_retryable, mark_of_lines, of_line
+from airflow_provider_claude_batch.wire_id import WireId, parse
 
 NOW = datetime(2026, 11, 21, 23, tzinfo=UTC)
 MARK = "abcdefg"
@@ -81,8 +81,10 @@ def test_the_price_is_that_of_the_day_on_which_the_batch_was_created():
         ("end_turn", None, False),
         ("stop_sequence", None, False),
         ("tool_use", None, False),
-        ("a_reason_still_to_come", None, False),
         (None, None, False),
+        ("a_reason_still_to_come", "unknown_stop_reason", False),
+        ("", "unknown_stop_reason", False),
+        ("compaction", "compacted", False),
         ("max_tokens", "truncated", True),
         ("pause_turn", "paused", True),
         ("refusal", "refused", False),
@@ -92,6 +94,78 @@ def test_the_price_is_that_of_the_day_on_which_the_batch_was_created():
 def test_succeeded_is_not_the_same_as_usable(stop_reason, problem, retryable):
     row = row_of(line_of(stop_reason=stop_reason))
     assert (row.status, row.problem, row.retryable, row.usable) == ("succeeded", problem, retryable, problem is None)
+
+
+def test_a_stop_reason_that_is_not_known_is_named():
+    row = row_of(line_of(stop_reason="budget_exhausted"))
+    assert (row.text, row.error_message) == ("hi", "budget_exhausted")
+
+
+THINKING = {"type": "thinking", "thinking": "Hm.", "signature": "x"}
+SEARCH = [
+    {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "q"}},
+    {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+]
+CALL = {"type": "tool_use", "id": "t", "name": "label", "input": {"label": "billing"}}
+
+
+def text_block(text):
+    return {"type": "text", "text": text}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        [text_block("")],
+        [text_block(" \n\t")],
+        [text_block(""), text_block("\n")],
+        [THINKING],
+        [{"type": "redacted_thinking", "data": "x"}, text_block("\n\n")],
+        SEARCH,
+        [{"type": "bash_code_execution_tool_result", "tool_use_id": "s", "content": {}}],
+        [{"type": "mcp_tool_use", "id": "s"}, {"type": "mcp_tool_result", "tool_use_id": "s"}],
+    ],
+)
+@pytest.mark.parametrize("stop_reason", ["end_turn", "tool_use", None])
+def test_an_answer_in_which_nothing_is_said_is_empty_and_tried_again(content, stop_reason):
+    row = row_of(line_of(content=content, stop_reason=stop_reason))
+    assert (row.status, row.problem, row.retryable, row.usable) == ("succeeded", "empty", True, False)
+    assert row.cost_usd > 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [CALL],
+        [THINKING, CALL],
+        [text_block(""), CALL],
+        [*SEARCH, text_block("found")],
+        [{"type": "container_upload", "file_id": "file_1"}],
+        [{"type": "a_block_still_to_come"}],
+    ],
+)
+@pytest.mark.parametrize("stop_reason", ["end_turn", "tool_use"])
+def test_an_answer_that_calls_a_tool_or_holds_anything_else_is_usable(content, stop_reason):
+    row = row_of(line_of(content=content, stop_reason=stop_reason))
+    assert (row.problem, row.usable, row.retryable) == (None, True, False)
+    assert json.loads(row.content) == content
+
+
+@pytest.mark.parametrize("content", [[], [text_block("")], [THINKING]])
+@pytest.mark.parametrize(
+    ("stop_reason", "problem"),
+    [
+        ("stop_sequence", None),
+        ("refusal", "refused"),
+        ("max_tokens", "truncated"),
+        ("pause_turn", "paused"),
+        ("model_context_window_exceeded", "context_exceeded"),
+        ("a_reason_still_to_come", "unknown_stop_reason"),
+    ],
+)
+def test_why_an_answer_stopped_goes_before_that_it_is_empty(content, stop_reason, problem):
+    assert row_of(line_of(content=content, stop_reason=stop_reason)).problem == problem
 
 
 @pytest.mark.parametrize("details", [{"type": "refusal", "category": "cyber", "explanation": "No."}, None])
@@ -144,6 +218,7 @@ def test_an_error_that_another_try_cannot_better_is_not_retried(error_type, retr
         ("unreadable", None, False),
         ("a_word_still_to_come", None, False),
         ("succeeded", "invalid_output", True),
+        ("succeeded", "empty", True),
         ("errored", None, False),
     ],
 )
@@ -173,10 +248,38 @@ def test_an_id_without_our_mark_stays_as_it_is(origin_mark):
     assert (row.custom_id, row.request_hash) == (wire, None)
 
 
-def test_the_mark_of_a_batch_is_found_in_its_first_line():
-    assert mark_of_line(line_of(str(WireId("a", MARK, "hashed")))) == MARK
-    assert mark_of_line(line_of("a")) is None
-    assert mark_of_line(b"nope") is None
+def wire_line(n, mark=MARK):
+    return line_of(str(WireId(f"r-{n}", mark, "hashed")))
+
+
+def test_the_mark_of_a_batch_is_found_in_its_first_lines():
+    assert mark_of_lines(wire_line(n) for n in range(3)) == MARK
+    assert mark_of_lines([b"nope", *(wire_line(n) for n in range(16))]) == MARK
+
+
+def passing(count):
+    """Ids of another program that pass for ours, each with its check character."""
+    ids = [f"doc-p20260101{n:06d}" for n in range(10_000)]
+    return [one for one in ids if parse(one)][:count]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [b"nope", b"nope", b"nope"],
+        [line_of("a"), line_of("b"), line_of("c")],
+        [wire_line(1)],
+        [wire_line(1), wire_line(2)],
+        [wire_line(1), wire_line(1), wire_line(1)],
+        [wire_line(1), b"nope", wire_line(2)],
+        [wire_line(1), wire_line(2), wire_line(3), line_of("a")],
+        [wire_line(1), wire_line(2), wire_line(3), wire_line(4, "gfedcba")],
+        [*map(line_of, passing(15)), line_of("doc-p20260101000000")],
+    ],
+)
+def test_a_few_ids_that_look_like_ours_prove_nothing(lines):
+    assert mark_of_lines(lines) is None
 
 
 @pytest.mark.parametrize(
