@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
@@ -18,6 +19,7 @@ from airflow_provider_claude_batch.arguments import (
 from airflow_provider_claude_batch.batch_queue import Drain, given_back
 from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
+from airflow_provider_claude_batch.element import element_of
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fate import Pause
 from airflow_provider_claude_batch.lineage import outputs
@@ -27,6 +29,7 @@ from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.retry import Retry, next_attempt
+from airflow_provider_claude_batch.reuse import ReuseMissing, judge_missing
 from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
@@ -57,6 +60,10 @@ class ClaudeBatchOperator(BaseOperator):
     :param retry_of: the receipt of a load: only what can succeed on another try is submitted again.
     :param reuse_from: the connection and the table of answers that are taken as they are: a request of the same id and
         content is not sent again. (templated)
+    :param reuse_missing: ``fail`` when that table is missing, no load of this task makes it, and one has succeeded; or
+        ``ok``, which only warns.
+    :param element: a name that this element of a mapped task has in every run; by default, what its
+        ``map_index_template`` renders, or else its map index. (templated)
     :param conn_id: the connection of type ``anthropic``. (templated)
     :param shard_size: the most requests in one batch, where the API's 100,000 are too many.
     :param max_requests: fail before anything is sent if there are more requests than this.
@@ -66,7 +73,7 @@ class ClaudeBatchOperator(BaseOperator):
     :param on_invalid: ``fail`` when requests cannot be sent, or ``skip`` up to 500 of them and submit the rest.
     """
 
-    template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "reuse_from", "conn_id")
+    template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "reuse_from", "conn_id", "element")
     template_fields_renderers: ClassVar[dict[str, str]] = {"defaults": "json", "reuse_from": "json"}
     operator_extra_links = LINKS
     leaves_receipt = True
@@ -80,6 +87,8 @@ class ClaudeBatchOperator(BaseOperator):
         columns: Any = None,
         retry_of: Any = None,
         reuse_from: tuple[str, str] | None = None,
+        reuse_missing: ReuseMissing = "fail",
+        element: str | None = None,
         conn_id: str = DEFAULT_CONN_ID,
         shard_size: int | None = None,
         max_requests: int | None = None,
@@ -93,6 +102,7 @@ class ClaudeBatchOperator(BaseOperator):
         check_source("requests", requests)
         check_choice("on_invalid", on_invalid, ("fail", "skip"))
         check_pair("reuse_from", reuse_from)
+        check_choice("reuse_missing", reuse_missing, ("fail", "ok"))
         check_count("shard_size", shard_size, least=1, optional=True)
         check_count("preflight", preflight)
         check_amount("max_requests", max_requests)
@@ -103,6 +113,8 @@ class ClaudeBatchOperator(BaseOperator):
         self.columns = columns
         self.retry_of = Unrendered.wrap(retry_of)
         self.reuse_from = reuse_from
+        self.reuse_missing = reuse_missing
+        self.element = element
         self.conn_id = conn_id
         self.shard_size = shard_size
         self.max_requests = max_requests
@@ -135,7 +147,7 @@ class ClaudeBatchOperator(BaseOperator):
         unremembered_since: datetime | None = None,
     ) -> Any:
         loaded = None if self.retry_of is None else self._loaded(context)
-        lineage = _own_receipt(context) if loaded is None else next_attempt(loaded)
+        lineage = self._lineage(context) if loaded is None else next_attempt(loaded)
         submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context), lineage)
         if submitted is None:
             retry = None if loaded is None else self._retry(loaded)
@@ -153,6 +165,9 @@ class ClaudeBatchOperator(BaseOperator):
             notebook.settle()
             self._drain.settle(submitted)
         return push(context, [submitted], many=False)
+
+    def _lineage(self, context: "Context") -> Receipt:
+        return receipt.replace(_own_receipt(context), element=element_of(context, self.element))
 
     @property
     def _drain(self) -> Drain | None:
@@ -198,15 +213,22 @@ class ClaudeBatchOperator(BaseOperator):
             preflight=self.preflight,
             prime_cache=self.prime_cache,
             on_invalid=self.on_invalid,
-            answered=self._answered if self.reuse_from else None,
+            answered=partial(self._answered, context, notebook, unremembered_since) if self.reuse_from else None,
             begin=self._drain.begin if self._drain else None,
             keeps_notes=notebook.is_kept,
             unremembered_since=unremembered_since,
         )
 
-    def _answered(self, moment: datetime) -> Answered:
+    def _answered(
+        self, context: "Context", notebook: Notebook, unremembered_since: datetime | None, moment: datetime
+    ) -> Answered:
         conn_id, table = self.reuse_from or ("", "")
-        return Answered(connection.open_warehouse(conn_id, table), moment)
+        writer = connection.open_warehouse(conn_id, table)
+        answered = Answered(writer, moment)
+        if not answered and not writer.exists():
+            is_new = unremembered_since is None and notebook.read() is None  # else what is paid has to be taken up
+            judge_missing((conn_id, table), context, may_fail=is_new and self.reuse_missing == "fail")
+        return answered
 
     def _format(self) -> dict[str, Any] | None:
         from airflow_provider_claude_batch.client import output_format
@@ -258,7 +280,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("batch", "warehouse_conn_id", "table", "conn_id")
     operator_extra_links = LINKS
-    leaves_receipt = True
+    leaves_receipt = loads_rows = True
     ui_color = "#e6f0dc"
 
     def __init__(
@@ -288,7 +310,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
     def execute(self, context: "Context") -> Any:
         """Load, push the receipt, and only then judge it."""
         value = open_argument(self.batch, context)
-        place = _own_receipt(context)
+        place = receipt.replace(_own_receipt(context), element=element_of(context))
         receipts = [
             receipt.replace(load.placed(one, place), table=self.table, warehouse_conn_id=self.warehouse_conn_id)
             for one in receipt.read(value)

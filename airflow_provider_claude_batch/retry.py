@@ -84,6 +84,7 @@ def next_attempt(receipts: Sequence[Receipt]) -> Receipt:
         run_id=first.run_id,
         submit_task=first.submit_task,
         map_index=first.map_index,
+        element=first.element,
         logical_date=first.logical_date,
         attempt=max(receipt.attempt for receipt in receipts) + 1,
     )

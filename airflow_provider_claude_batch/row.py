@@ -40,6 +40,7 @@ class Row(msgspec.Struct, gc=False):
     run_id: str | None
     submit_task: str | None
     map_index: int | None
+    element: str | None
     logical_date: datetime | None
     submission: str
     attempt: int

@@ -36,7 +36,10 @@ _FIRST_WAIT, _LONGEST_WAIT, _MOST_ASKED = 15.0, 1800.0, 3600.0
 _PATIENCE = timedelta(hours=48)
 _PUBLISHED = 200
 # What is taken up belongs to whom it is sent for now: of a retry, to a submission that may be newer than its batches.
-_LINEAGE = ("dag_id", "run_id", "submit_task", "map_index", "logical_date", "attempt", "conn_id", "source")
+_LINEAGE = (
+    *("dag_id", "run_id", "submit_task", "map_index", "element", "logical_date"),
+    *("attempt", "conn_id", "source"),
+)
 _NAMED = 5
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.fan_out import shards
 from airflow_provider_claude_batch.operators import ClaudeBatchOperator, ClaudeBatchResultsOperator
 from airflow_provider_claude_batch.request import OnInvalid
+from airflow_provider_claude_batch.reuse import ReuseMissing
 from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
 from airflow_provider_claude_batch.total import ClaudeBatchTotal
 
@@ -31,6 +32,8 @@ class Submitting(TypedDict, total=False):
     prime_cache: bool
     on_invalid: OnInvalid
     reuse_from: tuple[str, str]
+    reuse_missing: ReuseMissing
+    element: str
 
 
 class Waiting(TypedDict, total=False):
