@@ -186,6 +186,7 @@ class Loader:
             run_id=receipt.run_id,
             submit_task=receipt.submit_task,
             map_index=receipt.map_index,
+            element=receipt.element,
             logical_date=receipt.logical_date,
             submission=receipt.submission,
             attempt=receipt.attempt,
@@ -247,6 +248,5 @@ def placed(receipt: Receipt, place: Receipt) -> Receipt:
     """Say where rows belong that were submitted elsewhere, by a bare id."""
     if receipt.dag_id is not None:
         return receipt
-    return msgspec.structs.replace(
-        receipt, dag_id=place.dag_id, run_id=place.run_id, logical_date=place.logical_date, map_index=place.map_index
-    )
+    of_place = ("dag_id", "run_id", "logical_date", "map_index", "element")
+    return msgspec.structs.replace(receipt, **{name: getattr(place, name) for name in of_place})

@@ -20,6 +20,7 @@ from airflow_provider_claude_batch.arguments import (
 from airflow_provider_claude_batch.batch_queue import Drain, given_back
 from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
+from airflow_provider_claude_batch.element import element_of
 from airflow_provider_claude_batch.fate import Pause
 from airflow_provider_claude_batch.lineage import outputs
 from airflow_provider_claude_batch.links import LINKS
@@ -28,6 +29,7 @@ from airflow_provider_claude_batch.order import Order
 from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.retry import Retry, canceled_at_deadline, next_attempt
+from airflow_provider_claude_batch.reuse import ReuseMissing, judge_missing
 from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
@@ -59,6 +61,10 @@ class ClaudeBatchOperator(BaseOperator):
     :param retry_canceled: with ``retry_of``, send again what a wait has canceled at its deadline, too.
     :param reuse_from: the connection and the table of answers that are taken as they are: a request of the same id and
         content is not sent again. (templated)
+    :param reuse_missing: ``fail`` when that table is missing, no load of this task makes it, and one has succeeded; or
+        ``ok``, which only warns.
+    :param element: a name that this element of a mapped task has in every run; by default, what its
+        ``map_index_template`` renders, or else its map index. (templated)
     :param conn_id: the connection of type ``anthropic``. (templated)
     :param shard_size: the most requests in one batch, where the API's 100,000 are too many.
     :param max_requests: fail before anything is sent if there are more requests than this.
@@ -68,7 +74,7 @@ class ClaudeBatchOperator(BaseOperator):
     :param on_invalid: ``fail`` when requests cannot be sent, or ``skip`` up to 500 of them and submit the rest.
     """
 
-    template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "reuse_from", "conn_id")
+    template_fields: Sequence[str] = ("requests", "defaults", "retry_of", "reuse_from", "conn_id", "element")
     template_fields_renderers: ClassVar[dict[str, str]] = {"defaults": "json", "reuse_from": "json"}
     operator_extra_links = LINKS
     leaves_receipt = True
@@ -82,6 +88,8 @@ class ClaudeBatchOperator(BaseOperator):
         columns: Any = None,
         retry_of: Any = None,
         reuse_from: tuple[str, str] | None = None,
+        reuse_missing: ReuseMissing = "fail",
+        element: str | None = None,
         conn_id: str = DEFAULT_CONN_ID,
         shard_size: int | None = None,
         max_requests: int | None = None,
@@ -96,6 +104,7 @@ class ClaudeBatchOperator(BaseOperator):
         check_source("requests", requests)
         check_choice("on_invalid", on_invalid, ("fail", "skip"))
         check_pair("reuse_from", reuse_from)
+        check_choice("reuse_missing", reuse_missing, ("fail", "ok"))
         check_count("shard_size", shard_size, least=1, optional=True)
         check_count("preflight", preflight)
         check_amount("max_requests", max_requests)
@@ -106,6 +115,8 @@ class ClaudeBatchOperator(BaseOperator):
         self.columns = columns
         self.retry_of = Unrendered.wrap(retry_of)
         self.reuse_from = reuse_from
+        self.reuse_missing = reuse_missing
+        self.element = element
         self.conn_id = conn_id
         self.shard_size = shard_size
         self.max_requests = max_requests
@@ -142,7 +153,7 @@ class ClaudeBatchOperator(BaseOperator):
         kept = loaded and notebook.kept_for(loaded)
         if loaded and kept:
             loaded = [one for one in loaded if not {*one.batch_ids} <= {*(kept.of or ())}]
-        lineage = next_attempt(loaded, retry_canceled=self.retry_canceled) if loaded else _own_receipt(context)
+        lineage = next_attempt(loaded, retry_canceled=self.retry_canceled) if loaded else self._lineage(context)
         submitted: Receipt | Pause | None = submit.accepted(notebook, _clear(context), lineage)
         retry = self._retry(context, loaded) if loaded and submitted is None else None
         if submitted is None and (retry or loaded is None):
@@ -162,6 +173,9 @@ class ClaudeBatchOperator(BaseOperator):
             notebook.settle()
             self._drain.settle(submitted)
         return push(context, [submitted], many=False)
+
+    def _lineage(self, context: "Context") -> Receipt:
+        return receipt.replace(_own_receipt(context), element=element_of(context, self.element))
 
     @property
     def _drain(self) -> Drain | None:
@@ -213,15 +227,22 @@ class ClaudeBatchOperator(BaseOperator):
             preflight=self.preflight,
             prime_cache=self.prime_cache,
             on_invalid=self.on_invalid,
-            answered=self._answered if self.reuse_from else None,
+            answered=partial(self._answered, context, notebook, unremembered_since) if self.reuse_from else None,
             begin=self._drain.begin if self._drain else None,
             keeps_notes=notebook.is_kept,
             unremembered_since=unremembered_since,
         )
 
-    def _answered(self, moment: datetime) -> Answered:
+    def _answered(
+        self, context: "Context", notebook: Notebook, unremembered_since: datetime | None, moment: datetime
+    ) -> Answered:
         conn_id, table = self.reuse_from or ("", "")
-        return Answered(connection.open_warehouse(conn_id, table), moment)
+        writer = connection.open_warehouse(conn_id, table)
+        answered = Answered(writer, moment)
+        if not answered and not writer.exists():
+            is_new = unremembered_since is None and notebook.read() is None  # else what is paid has to be taken up
+            judge_missing((conn_id, table), context, may_fail=is_new and self.reuse_missing == "fail")
+        return answered
 
     def _format(self) -> dict[str, Any] | None:
         from airflow_provider_claude_batch.client import output_format
@@ -278,7 +299,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("batch", "warehouse_conn_id", "table", "conn_id")
     operator_extra_links = LINKS
-    leaves_receipt = True
+    leaves_receipt = loads_rows = True
     ui_color = "#e6f0dc"
 
     def __init__(
@@ -308,7 +329,7 @@ class ClaudeBatchResultsOperator(BaseOperator):
     def execute(self, context: "Context") -> Any:
         """Load, push the receipt, and only then judge it."""
         value = open_argument(self.batch, context)
-        place = _own_receipt(context)
+        place = receipt.replace(_own_receipt(context), element=element_of(context))
         receipts = [
             receipt.replace(load.placed(one, place), table=self.table, warehouse_conn_id=self.warehouse_conn_id)
             for one in receipt.read(value)

@@ -113,6 +113,7 @@ class Receipt(msgspec.Struct, frozen=True):
     run_id: str | None = None
     submit_task: str | None = None
     map_index: int = -1
+    element: str | None = None
     logical_date: datetime | None = None
     attempt: int = 1
     conn_id: str | None = None

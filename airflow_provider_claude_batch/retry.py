@@ -105,6 +105,7 @@ def next_attempt(receipts: Sequence[Receipt], *, retry_canceled: bool = True) ->
         run_id=first.run_id,
         submit_task=first.submit_task,
         map_index=first.map_index,
+        element=first.element,
         logical_date=first.logical_date,
         attempt=max(receipt.attempt for receipt in receipts) + 1,
         of=tuple(batch_id for receipt in _last(receipts) for batch_id in receipt.batch_ids) or None,

@@ -39,7 +39,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PUBLISHED = 200
 _STAMP = "%Y%m%dT%H%M%S%f"
 # What is taken up belongs to whom it is sent for now: of a retry, to a submission that may be newer than its batches.
-_LINEAGE = ("dag_id", "run_id", "submit_task", "map_index", "logical_date", "attempt", "conn_id", "source", "left_out")
+_LINEAGE = (
+    *("dag_id", "run_id", "submit_task", "map_index", "element", "logical_date"),
+    *("attempt", "conn_id", "source", "left_out"),
+)
 _NAMED = 5
 
 log = logging.getLogger(__name__)

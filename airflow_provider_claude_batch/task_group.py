@@ -17,6 +17,7 @@ from airflow_provider_claude_batch.fan_out import shards
 from airflow_provider_claude_batch.operators import ClaudeBatchOperator, ClaudeBatchResultsOperator
 from airflow_provider_claude_batch.receipt import XCOM_KEY
 from airflow_provider_claude_batch.request import OnInvalid
+from airflow_provider_claude_batch.reuse import ReuseMissing
 from airflow_provider_claude_batch.sensor import ClaudeBatchSensor
 from airflow_provider_claude_batch.total import ClaudeBatchTotal
 
@@ -34,6 +35,8 @@ class Submitting(TypedDict, total=False):
     on_invalid: OnInvalid
     retry_canceled: bool
     reuse_from: tuple[str, str]
+    reuse_missing: ReuseMissing
+    element: str
 
 
 class Waiting(TypedDict, total=False):

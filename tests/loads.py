@@ -23,8 +23,8 @@ LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 def row(batch_id: str = "msgbatch_1", custom_id: str | None = "a", **fields: Any) -> Row:
     """One usable answer, or whatever the fields say."""
-    place = {"dag_id": "dag", "run_id": "run", "submit_task": "submit", "map_index": -1, "logical_date": None}
-    rest = {"submission": "sub_1", "attempt": 1, "status": "succeeded", "loaded_at": MORNING}
+    place = {"dag_id": "dag", "run_id": "run", "submit_task": "submit", "map_index": -1, "element": ""}
+    rest = {"logical_date": None, "submission": "sub_1", "attempt": 1, "status": "succeeded", "loaded_at": MORNING}
     return Row(batch_id=batch_id, custom_id=custom_id, **(place | rest | fields))
 
 

@@ -17,7 +17,7 @@ from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
 from airflow_provider_claude_batch.row import COLUMNS, Column
 from airflow_provider_claude_batch.writers import dbapi
-from airflow_provider_claude_batch.writers.portable import CreateView, Definition
+from airflow_provider_claude_batch.writers.portable import CreateView, Definition, reads_from
 from airflow_provider_claude_batch.writers.table import Table
 
 
@@ -108,12 +108,38 @@ def test_a_column_that_another_load_adds_meanwhile_is_in_the_views(database):
     ]
 
 
-def test_a_table_in_the_place_of_a_view_is_left_alone(database, caplog):
+def test_a_table_in_the_place_of_a_view_is_left_alone(database):
     database.execute("CREATE TABLE t_latest (mine text)")
-    load(row())
-    assert "The views beside the table cannot be created: " in caplog.text
-    assert ids(database) == [("msgbatch_1", "a")]
+    with pytest.raises(
+        Misconfigured, match="t_latest is a table, and a load keeps a view of that name beside t: rename"
+    ):
+        load(row())
     assert database.types("t_latest") == {"mine": "TEXT"}
+
+
+def test_rows_are_loaded_though_the_views_cannot_be_made(database, caplog):
+    load(row())
+    database.execute("CREATE VIEW mine AS SELECT text FROM t_latest", "ALTER TABLE t ADD COLUMN note text")
+    load(row("two", "b"))
+    assert "The views beside the table cannot be created: " in caplog.text
+    assert ids(database) == ids(database, "t_latest") == [("msgbatch_1", "a"), ("two", "b")]
+
+
+@pytest.mark.parametrize(
+    ("definition", "reads"),
+    [
+        (None, True),
+        ("select `x`.`id` from (select `db`.`t`.`id` from `db`.`t` where 1) `x`", True),
+        ("select id from (`db`.`t`)", True),
+        ('CREATE VIEW "t_latest" AS SELECT id\nFROM\n  "t"', True),
+        ("SELECT id FROM marts.T", True),
+        ("SELECT id FROM [dbo].[t] AS t", True),
+        (" SELECT t.id FROM ( SELECT t_1.id FROM t_2026 t_1) t", False),
+        ('SELECT "t".id FROM "t_2026" AS "t"', False),
+    ],
+)
+def test_a_view_tells_what_it_reads_from(definition, reads):
+    assert reads_from(definition, "t") is reads
 
 
 def test_what_a_database_says_of_a_value_is_not_told(database):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
-from loads import ids, row
+from loads import LATER, ids, row
 from loads import load_rows as load
 from warehouse import connect_warehouse, set_connection
 
@@ -43,6 +43,36 @@ def test_tables_of_one_name_in_two_schemas_have_their_own_views(duckdb_file):
     duckdb_file.execute("CREATE SCHEMA two", f"CREATE TABLE two.t ({columns})")
     load(row(text="two"), table="two.t")
     assert duckdb_file.query("SELECT text FROM two.t_latest") == [("two",)]
+
+
+def test_a_column_of_the_users_may_change_its_type(duckdb_file):
+    load(row())
+    duckdb_file.execute("ALTER TABLE t ADD COLUMN note INTEGER")
+    load(row())
+    duckdb_file.execute("ALTER TABLE t ALTER COLUMN note TYPE VARCHAR", "UPDATE t SET note = 'a note'")
+    load(row("two", "b"))
+    assert duckdb_file.query("SELECT note FROM t_current ORDER BY custom_id") == [("a note",), (None,)]
+
+
+def test_a_column_of_the_users_may_have_any_capitals(duckdb_file):
+    load(row())
+    duckdb_file.execute('ALTER TABLE t ADD COLUMN "ÄRGER" INTEGER')
+    load(row("two", "b"))
+    assert duckdb_file.query('SELECT count(*), count("ÄRGER") FROM t_current') == [(2, 0)]
+
+
+@pytest.mark.parametrize("extra", [{"read_only": True}, {"settings": {"access_mode": "READ_ONLY"}}])
+def test_a_connection_that_only_reads_is_refused_before_a_row_is_read(duckdb_file, monkeypatch, extra):
+    def rows():
+        raise AssertionError("a row was read")
+        yield
+
+    load(row(request_hash="h"))
+    set_connection(monkeypatch, "duckdb", host=duckdb_file.path, extra=extra)
+    writer = open_warehouse("warehouse", "t")
+    with pytest.raises(Misconfigured, match="'warehouse' is read_only, so nothing can be loaded through it: name a"):
+        writer.replace(["msgbatch_1"], rows())
+    assert list(writer.answered(LATER)) == [("a", "h")]
 
 
 def test_a_file_may_be_renamed(duckdb_file):

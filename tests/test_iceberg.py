@@ -92,6 +92,15 @@ def test_a_table_of_an_older_version_gains_columns_and_its_rows_stay(lake):
     assert list(writer.retryable(["msgbatch_1"])) == [("a", None, None, "succeeded")]
 
 
+def test_answers_of_a_table_that_has_no_elements_yet_are_read_back(lake):
+    writer = load(
+        row("one", map_index=0, element="0", request_hash="h0"), row("two", map_index=1, element="1", request_hash="h1")
+    )
+    with table_of(lake).update_schema() as update:
+        update.delete_column("element")
+    assert sorted(writer.answered(LATER)) == [("a", "h0"), ("a", "h1")]
+
+
 def test_a_commit_that_comes_in_between_is_seen(lake, before_commits):
     load(row("ours", "old"), row("other", "old"))
     before_commits += [lambda: load(row("ours", "theirs")), lambda: load(row("other", "new"))]

@@ -102,6 +102,26 @@ def test_the_search_path_of_the_connection_is_followed(database, monkeypatch):
     assert ids(database, "marts.t_latest") == [("msgbatch_1", "a")]
 
 
+def test_views_stand_beside_the_table_that_the_search_path_finds_now(database, monkeypatch):
+    database.execute("CREATE SCHEMA older", "CREATE SCHEMA newer")
+    connect_to(database, monkeypatch, options="-c search_path=older,newer")
+    load(row(text="old"))
+    database.execute("CREATE TABLE newer.t (LIKE older.t)")
+    connect_to(database, monkeypatch, options="-c search_path=newer,older")
+    load(row("two", text="new"))
+    assert database.query("SELECT text FROM newer.t_current") == [("new",)]
+    assert database.query("SELECT text FROM older.t_current") == [("old",)]
+
+
+def test_views_stand_beside_a_table_in_a_schema_that_is_not_the_first(database, monkeypatch):
+    database.execute("CREATE SCHEMA mine", "CREATE SCHEMA shared")
+    load(row(), table="shared.t")
+    database.execute(*(f"DROP VIEW shared.t_{name}" for name in ("errors", "current", "latest")))
+    connect_to(database, monkeypatch, options="-c search_path=mine,shared")
+    load(row("two", "b"))
+    assert ids(database, "shared.t_latest") == [("msgbatch_1", "a"), ("two", "b")]
+
+
 def test_a_name_that_would_be_cut_off_is_refused(database):
     load(row(), table="t" * 55)
     assert "would cut" in sentence(Misconfigured, table="t" * 56)
@@ -279,7 +299,7 @@ def test_a_view_of_that_name_is_no_table(database, kind):
 
 def test_a_table_in_the_place_of_a_view_is_left_alone(database):
     database.execute("CREATE TABLE t_latest (mine text)")
-    assert '"t_latest" is not a view' in sentence(Misconfigured)
+    assert '"t_latest" is a table, and a load keeps a view of that name' in sentence(Misconfigured)
     assert database.types("t_latest") == {"mine": "text"}
     assert database.types() == {}
 
@@ -299,6 +319,26 @@ def test_a_view_that_something_stands_on_is_not_dropped(database):
     database.execute("CREATE VIEW mine AS SELECT odd FROM t_latest")
     assert "because other objects depend on it" in sentence(Misconfigured)
     assert database.types() == {"batch_id": "text"}
+
+
+def test_rows_are_loaded_though_a_view_of_the_user_keeps_ours_as_it_was(database, caplog):
+    typed = [*COLUMNS, Column("score", "bigint")]
+    load(row("one", typed=(5,)), columns=typed)
+    database.execute("CREATE VIEW mine AS SELECT score FROM t_latest", "ALTER TABLE t RENAME COLUMN score TO former")
+    load(row("two", "b"))
+    assert "cannot be made again: cannot drop view" in caplog.text
+    assert ids(database) == ids(database, "t_latest") == [("one", "a"), ("two", "b")]
+    database.execute("DROP VIEW mine")
+    load(row("two", "b"))
+    assert database.query("SELECT former FROM t_latest WHERE custom_id = 'a'") == [(5,)]
+
+
+def test_a_materialized_view_in_the_place_of_a_view_stays(database):
+    load(row())
+    database.execute("DROP VIEW t_current", "CREATE MATERIALIZED VIEW t_current AS SELECT batch_id FROM t")
+    load(row(typed=(5,)), columns=[*COLUMNS, Column("score", "bigint")])
+    assert list(database.types("t_current")) == ["batch_id"]
+    assert database.query("SELECT score FROM t_latest") == [(5,)]
 
 
 @pytest.fixture
@@ -325,6 +365,49 @@ def test_a_table_that_is_complete_takes_no_more_than_its_own_rights(database, gu
     connect_to(database, monkeypatch, login=guest)
     load(row(custom_id="b"), table="marts.t")
     assert ids(database, "marts.t") == [("msgbatch_1", "b")]
+
+
+def test_a_column_that_another_role_adds_takes_no_more_rights(database, guest, monkeypatch, caplog):
+    load(row(), table="marts.t")
+    database.execute("GRANT USAGE ON SCHEMA marts TO guest", "GRANT SELECT, INSERT, DELETE ON marts.t TO guest")
+    database.execute("ALTER TABLE marts.t ADD COLUMN reviewed boolean")
+    connect_to(database, monkeypatch, login=guest)
+    load(row(custom_id="b"), table="marts.t")
+    assert 'beside "marts"."t" do not show all that it has' in caplog.text
+    assert ids(database, "marts.t") == [("msgbatch_1", "b")]
+
+
+def guard(database, *policies):
+    """Give a table policies that apply to the guest, which has all other rights."""
+    database.execute("GRANT SELECT, INSERT, DELETE ON t TO guest", "ALTER TABLE t ENABLE ROW LEVEL SECURITY")
+    database.execute(*(f"CREATE POLICY {kind} ON t FOR {kind} TO guest {rule}" for kind, rule in policies))
+
+
+def test_a_table_with_policies_takes_rows_that_they_allow(database, guest, monkeypatch):
+    load(row(text="old"), row("two", "b"))
+    guard(database, ("ALL", "USING (true)"))
+    connect_to(database, monkeypatch, login=guest)
+    rows = [row(custom_id=str(n), text="a\tb\\\n", content='[{"n": 1.50}]') for n in range(2_000)]
+    load(*rows)
+    assert database.query("SELECT count(*), count(DISTINCT custom_id) FROM t") == [(2_001, 2_001)]
+    assert database.query("SELECT DISTINCT text, content::text FROM t WHERE batch_id = 'msgbatch_1'") == [
+        ("a\tb\\\n", '[{"n": 1.50}]')
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policies", "said"),
+    [
+        ([("SELECT", "USING (true)"), ("INSERT", "WITH CHECK (true)")], "do not let this role delete the old rows"),
+        ([("ALL", "USING (true) WITH CHECK (dag_id = 'other')")], "new row violates row-level security policy"),
+    ],
+)
+def test_policies_that_do_not_allow_a_load_leave_the_old_rows(database, guest, monkeypatch, policies, said):
+    load(row(custom_id="old"))
+    guard(database, *policies)
+    connect_to(database, monkeypatch, login=guest)
+    assert said in sentence(Misconfigured)
+    assert ids(database) == [("msgbatch_1", "old")]
 
 
 def test_no_error_quotes_what_the_server_says_of_a_value(database, caplog):

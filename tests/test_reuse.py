@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from airflow.sdk import dag
+from airflow.sdk import dag, task, task_group
 from loads import LATER, load_rows, row
 from pydantic import BaseModel
-from runs import states, xcom
+from runs import clear_and_run, states, xcom
 from tries import DEFAULTS, Task, cancelled, paid, some_requests
 from warehouse import connect_warehouse
 
@@ -148,10 +149,99 @@ def test_another_id_another_model_or_another_schema_is_another_question(
     assert sent(emulator) == [["r-0"], ["other"], ["r-0"], ["r-0"]]
 
 
-def test_a_table_that_is_not_there_yet_has_nothing_to_reuse(emulator: Any, run_dag: Any, answers: Any) -> None:
-    run = run_dag(nightly(some_requests(2), table="elsewhere"))
+def misspelled(name: str, **arguments: Any) -> Any:
+    """Make a Dag of its own, without a history, that reuses answers from a table which nobody makes."""
+
+    @dag(schedule=None, dag_id=name)
+    def misspelled() -> None:
+        given = {"defaults": DEFAULTS, "reuse_from": ("warehouse", "prodcuts"), "rounds": 0, **PLACE, **arguments}
+        claude_batch("enrich", requests=some_requests(2), **given)
+
+    return misspelled()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"misspelled_{uuid4().hex}"
+
+
+def test_a_table_that_is_not_there_yet_is_named_once_and_has_nothing_to_reuse(
+    emulator: Any, run_dag: Any, answers: Any, name: str, caplog: Any
+) -> None:
+    run = run_dag(misspelled(name))
     assert run.state == "success"
     assert xcom(run, "enrich.submit").get("reused") is None
+    said = "There is no table prodcuts in connection 'warehouse' to reuse answers from yet: all requests are sent."
+    assert [record.message for record in caplog.records].count(said) == 1
+
+
+def test_a_table_that_is_missing_after_the_first_night_is_a_mistake_and_nothing_is_paid(
+    emulator: Any, run_dag: Any, answers: Any, name: str, capfd: Any
+) -> None:
+    run_dag(misspelled(name))
+    again = run_dag(misspelled(name))
+    assert states(again)["enrich.submit"] == "failed"
+    said = capfd.readouterr().out
+    assert (
+        "There is no table prodcuts in connection 'warehouse' to reuse answers from, although answers of this" in said
+    )
+    assert "loaded before, into products. Nothing was sent. Correct the name in reuse_from=, or" in said
+    assert len(sent(emulator)) == 1
+    assert run_dag(misspelled(name, reuse_missing="ok")).state == "success"
+    assert len(sent(emulator)) == 2
+
+
+def test_nights_side_by_side_are_all_the_first_until_one_of_them_is_loaded(
+    emulator: Any, run_dag: Any, answers: Any, name: str
+) -> None:
+    answers.execute(f"CREATE TABLE elsewhere (batch_id {answers.wrong})")  # so that the load fails
+    for _ in range(2):
+        found = states(run_dag(misspelled(name, table="elsewhere")))
+        assert (found["enrich.submit"], found["enrich.load"]) == ("success", "failed")
+
+
+def test_a_table_that_the_load_makes_may_be_gone_at_any_time(
+    emulator: Any, run_dag: Any, answers: Any, name: str, caplog: Any
+) -> None:
+    own = {"reuse_from": ("warehouse", "{{ dag.dag_id }}"), "table": "{{ dag.dag_id }}"}
+    run_dag(misspelled(name, **own))
+    answers.execute(*(f"DROP VIEW {name}_{view}" for view in ("errors", "current", "latest")), f"DROP TABLE {name}")
+    caplog.clear()
+    assert run_dag(misspelled(name, **own)).state == "success"
+    assert f"There is no table {name} in connection 'warehouse'" in caplog.text
+    assert len(sent(emulator)) == 2
+
+
+def test_what_was_paid_is_taken_up_though_the_table_is_missing(
+    emulator: Any, run_dag: Any, answers: Any, name: str
+) -> None:
+    run = run_dag(misspelled(name))
+    assert clear_and_run(misspelled(name), run, "enrich.submit").state == "success"
+    assert len(sent(emulator)) == 1
+
+
+def test_elements_of_a_mapped_group_that_share_ids_are_paid_once(emulator: Any, run_dag: Any, answers: Any) -> None:
+    def by_region(*regions: str) -> Any:
+        @dag(schedule=None)
+        def by_region() -> None:
+            @task
+            def build() -> list[dict[str, Any]]:
+                return [{"name": name, "requests": some_requests(2, f"{name} asks")} for name in regions]
+
+            @task_group
+            def region(name: Any, requests: Any) -> None:
+                reuse = {"reuse_from": ("warehouse", "products"), "element": name}
+                claude_batch("g", requests=requests, defaults=DEFAULTS, rounds=0, **reuse, **PLACE)
+
+            region.expand_kwargs(build())
+
+        return by_region()
+
+    run_dag(by_region("emea", "apac"))
+    run_dag(by_region("apac", "latam", "emea"))
+    assert sorted(sent(emulator)) == [["r-0", "r-1"]] * 3
+    current = answers.query("SELECT element, custom_id FROM products_current")
+    assert sorted(current) == [(name, f"r-{n}") for name in ("apac", "emea", "latam") for n in (0, 1)]
 
 
 def test_an_id_that_stands_twice_is_refused_though_it_has_an_answer(

@@ -17,6 +17,7 @@ BLANK = Row(
     run_id="run",
     submit_task="submit",
     map_index=3,
+    element="emea",
     logical_date=NOW,
     submission="sub_1",
     attempt=2,

@@ -61,6 +61,13 @@ def test_a_type_in_small_letters_is_the_same_type(sqlite_file):
     assert ids(sqlite_file) == [("msgbatch_1", "a")]
 
 
+def test_a_column_of_the_users_may_have_any_capitals(sqlite_file):
+    load(row())
+    sqlite_file.execute('ALTER TABLE t ADD COLUMN "ÄRGER" TEXT')
+    load(row("two", "b"))
+    assert sqlite_file.query('SELECT "ÄRGER" FROM t_current') == [(None,), (None,)]
+
+
 def test_a_reader_does_not_see_half_of_a_load(sqlite_file):
     sqlite_file.execute("PRAGMA journal_mode = WAL")
     load(row(custom_id="old"))

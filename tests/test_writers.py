@@ -10,7 +10,7 @@ from loads import load_rows as load
 
 from airflow_provider_claude_batch.connection import open_warehouse
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.row import COLUMNS
+from airflow_provider_claude_batch.row import COLUMNS, Column
 from airflow_provider_claude_batch.writers.sample import Sample
 
 NAMES = [column.name for column in COLUMNS]
@@ -83,6 +83,57 @@ def test_views_of_a_table_that_is_complete_are_put_back(warehouse):
     warehouse.execute("DROP VIEW t_current")
     load(row())
     assert ids(warehouse, "t_current") == [("msgbatch_1", "a")]
+
+
+SCORED = [*COLUMNS, Column("score", "bigint")]
+VIEWS = ("t_latest", "t_current", "t_errors")
+
+
+@pytest.mark.parametrize("change", ["DROP COLUMN score", "RENAME COLUMN score TO former", "ADD COLUMN note TEXTS"])
+def test_views_show_what_a_table_has_after_a_user_changed_its_columns(warehouse, change):
+    cascade = getattr(warehouse, "cascade", "") if change.startswith("DROP") else ""
+    load(row("one", typed=(5,)), columns=SCORED)
+    warehouse.execute(f"ALTER TABLE t {change.replace('TEXTS', warehouse.text)}{cascade}")
+    load(row("two", "b", status="expired"))
+    for view in VIEWS:
+        assert {*warehouse.types(view)} == {*warehouse.types()} != {*NAMES, "score"}
+    assert ids(warehouse, "t_latest") == [("one", "a"), ("two", "b")]
+    assert ids(warehouse, "t_errors") == [("two", "b")]
+    load(row("three", "c", typed=(7,)), columns=SCORED)
+    assert warehouse.query("SELECT score FROM t_current WHERE custom_id = 'c'") == [(7,)]
+
+
+def test_a_column_of_ours_that_a_user_dropped_is_added_again(warehouse):
+    load(row("one"))
+    warehouse.execute(f"ALTER TABLE t DROP COLUMN error_type{getattr(warehouse, 'cascade', '')}")
+    load(row("two", "b", error_type="api_error"))
+    assert {*warehouse.types("t_latest")} == {*warehouse.types()} == {*NAMES}
+    found = warehouse.query("SELECT custom_id, error_type FROM t_latest")
+    assert sorted(found) == [("a", None), ("b", "api_error")]
+
+
+@pytest.mark.parametrize("view", ["t_latest", "t_errors"])
+def test_a_table_of_the_users_that_has_the_name_of_a_view_is_refused_and_left_alone(warehouse, view):
+    load(row("one"))
+    warehouse.execute(*(f"DROP VIEW {name}" for name in reversed(VIEWS)))
+    warehouse.execute(f"CREATE TABLE {view} AS SELECT * FROM t WHERE 1 = 0")
+    with pytest.raises(Misconfigured, match=rf"(?i){view}\S* is a table, and a load keeps a view of .*: rename it, or"):
+        load(row("two"))
+    assert ids(warehouse) == [("one", "a")]
+    assert ids(warehouse, view) == []
+
+
+@pytest.mark.parametrize("by", ["the user", "the load"])
+def test_views_are_of_the_new_table_after_the_old_one_was_renamed(warehouse, by):
+    load(row("one", text="old", problem="refused"))
+    like = ", ".join(f"{name} {kind}" for name, kind in warehouse.types().items())
+    warehouse.execute("ALTER TABLE t RENAME TO t_2026")
+    if by == "the user":
+        warehouse.execute(f"CREATE TABLE t ({like})")
+    load(row("two", text="new", problem="refused"))
+    for table in ("t", *VIEWS):
+        assert warehouse.query(f"SELECT text FROM {table}") == [("new",)]
+    assert warehouse.query("SELECT text FROM t_2026") == [("old",)]
 
 
 def test_a_column_of_another_type_is_refused_and_nothing_is_changed(warehouse):
@@ -209,7 +260,67 @@ def test_the_answer_is_the_one_that_the_current_view_shows(warehouse):
 
 
 def test_a_table_that_is_not_there_yet_has_no_answers(warehouse):
-    assert list(open_warehouse("warehouse", "t").answered(LATER)) == []
+    writer = open_warehouse("warehouse", "t")
+    assert list(writer.answered(LATER)) == []
+    assert not writer.exists()
+    assert load(row()).exists()
+
+
+def elements(warehouse, table="t_current"):
+    return sorted(warehouse.query(f"SELECT map_index, element, text FROM {table}"))
+
+
+def test_elements_of_a_mapped_task_that_share_ids_are_told_apart_by_their_names(warehouse):
+    first, second = ({"submission": f"sub_{n}", "run_id": f"run {n}"} for n in (1, 2))
+    writer = load(
+        row("one", map_index=0, element="emea", text="emea 1", request_hash="e1", **first),
+        row("two", map_index=1, element="apac", text="apac 1", request_hash="a1", **first),
+        row("three", map_index=0, element="apac", text="apac 2", request_hash="a2", **second),
+        row("four", map_index=1, element="emea", text="failed", status="errored", **second),
+        row("five", map_index=-1, element="", text="not mapped", request_hash="n"),
+    )
+    current = [(-1, "", "not mapped"), (0, "apac", "apac 2"), (0, "emea", "emea 1")]
+    assert elements(warehouse) == current
+    assert sorted(writer.answered(LATER)) == [("a", "a2"), ("a", "e1"), ("a", "n")]
+    assert len(elements(warehouse, "t_latest")) == 5
+
+
+def test_rows_of_a_version_without_elements_count_by_their_map_index(warehouse):
+    newer = {"submission": "sub_2", "run_id": "next run"}
+    writer = load(
+        row("one", map_index=0, element=None, text="old 0", request_hash="o0"),
+        row("two", map_index=1, element=None, text="old 1", request_hash="o1"),
+        row("three", map_index=-1, element=None, text="old", request_hash="o"),
+        row("four", map_index=0, element="0", text="new 0", request_hash="n0", **newer),
+        row("five", map_index=-1, element="", text="new", request_hash="n", **newer),
+    )
+    assert {text for *_, text in elements(warehouse)} == {"new", "new 0", "old 1"}
+    assert sorted(writer.answered(LATER)) == [("a", "n"), ("a", "n0"), ("a", "o1")]
+
+
+def test_answers_of_a_table_that_has_no_elements_yet_are_read_back(warehouse):
+    writer = load(
+        row("one", map_index=0, element="0", request_hash="h0"),
+        row("two", map_index=1, element="1", request_hash="h1"),
+        row("three", map_index=-1, element="", request_hash="h"),
+    )
+    warehouse.execute(f"ALTER TABLE t DROP COLUMN element{getattr(warehouse, 'cascade', '')}")
+    assert sorted(writer.answered(LATER)) == [("a", "h"), ("a", "h0"), ("a", "h1")]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_batches_that_were_submitted_elsewhere_the_newest_counts(warehouse, order):
+    def night(number, batch_id, **fields):
+        moment = MORNING + timedelta(days=number)
+        place = {"submission": batch_id, "submit_task": None, "submitted_at": moment, "text": f"night {number}"}
+        return row(batch_id, request_hash=f"h{number}", **(place | fields))
+
+    nights = [night(n, f"msgbatch_{name}") for n, name in enumerate("kzbxd")]
+    failed = night(5, "msgbatch_c", status="expired", run_id="next run")
+    writer = load(*[*nights, failed][::order])
+    assert warehouse.query("SELECT text FROM t_current") == [("night 4",)]
+    assert sorted(warehouse.query("SELECT text FROM t_latest")) == [("night 4",), ("night 5",)]
+    assert list(writer.answered(LATER)) == [("a", "h4")]
 
 
 def test_reading_back_holds_nothing_open(warehouse):

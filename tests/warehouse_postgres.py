@@ -27,6 +27,7 @@ class Postgres:
     kind, text, number, wrong = "postgres", "text", "bigint", "boolean"
     grows = 20
     nul = "\N{REPLACEMENT CHARACTER}"
+    cascade = " CASCADE"  # what drops a column takes views along
 
     def __init__(self, host: str, database: str) -> None:
         self.host, self.database = host, database

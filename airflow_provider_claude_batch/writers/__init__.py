@@ -33,6 +33,8 @@ class Writer(Protocol):
 
     def answered(self, before: datetime) -> Iterator[Answer]: ...
 
+    def exists(self) -> bool: ...
+
     def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]: ...
 
 
@@ -41,6 +43,9 @@ class Answered:
 
     def __init__(self, writer: Writer, moment: datetime) -> None:
         self._pairs = {hash(pair) for pair in writer.answered(moment)}
+
+    def __bool__(self) -> bool:
+        return bool(self._pairs)
 
     def __contains__(self, pair: object) -> bool:
         return hash(pair) in self._pairs

@@ -1,6 +1,7 @@
 """BigQuery: rows are loaded into a table beside the target, and merged into it by one statement."""
 
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import requests
-from google.api_core.exceptions import BadRequest, ClientError, GoogleAPIError, NotFound
+from google.api_core.exceptions import BadRequest, ClientError, Forbidden, GoogleAPIError, NotFound
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import bigquery
@@ -23,7 +24,15 @@ from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.parquet import write_files
 from airflow_provider_claude_batch.writers.sample import Sample
-from airflow_provider_claude_batch.writers.table import Dialect, Part, Statements, Table
+from airflow_provider_claude_batch.writers.table import (
+    OLD_VIEWS_STAY,
+    VIEWS,
+    Dialect,
+    Part,
+    Statements,
+    Table,
+    is_in_the_way,
+)
 
 _LONGEST_TEXT = 16_000_000  # an answer stands in three columns, and a row that is loaded may have 50 MB
 _CALL_SECONDS = 120.0
@@ -44,7 +53,6 @@ _TYPES: dict[Kind, str] = {
     "json": "STRING",  # a JSON would keep neither the order of keys nor the digits of a number
 }
 _TOLD = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
-_VIEWS = ("_latest", "_current", "_errors")
 _DIALECT = Dialect(_TYPES, mark="SELECT * FROM UNNEST(@batch_ids)", quotes="`", unless="IF NOT EXISTS ")
 _IN_BATCHES = "{} IN UNNEST(@batch_ids)"
 _NAME_BYTES = 1_024
@@ -58,6 +66,8 @@ _PASSING_REASONS = {
     *("backendError", "internalError", "quotaExceeded", "rateLimitExceeded", "resourceInUse", "resourcesExceeded"),
     *("jobBackendError", "jobInternalError", "jobRateLimitExceeded", "stopped", "tableUnavailable", "timeout"),
 }
+
+log = logging.getLogger(__name__)
 
 
 class BigQueryWriter:
@@ -90,8 +100,13 @@ class BigQueryWriter:
     def answered(self, before: datetime) -> Iterator[Answer]:
         """Read which requests had a usable answer at a moment, by id and hash."""
         with _explained(self._conn_id):
-            is_there = bool(self._columns(self._table))
-        yield from self._read(self._sql.select_answered(before)) if is_there else ()
+            there = [*map(str.lower, self._columns(self._table))]
+        yield from self._read(self._sql.select_answered(before, there)) if there else ()
+
+    def exists(self) -> bool:
+        """Say whether the table is there."""
+        with _explained(self._conn_id):
+            return bool(self._columns(self._table))
 
     def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
         """Read some rows of the batches for people to look at."""
@@ -128,19 +143,31 @@ class BigQueryWriter:
     def _define(self) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
         found = self._columns(self._table)
-        if not self._missing(found) and self._has_views():
+        has_all = bool(found) and not self._missing(found)
+        shown = {self._is_shown(self._table.sibling(suffix), found) for suffix in VIEWS}
+        if has_all and shown == {True}:
             return
         if not found:
             self._create()
             found = self._columns(self._table)
         for column in self._missing(found):
             self._run(self._sql.add(column))
-        self._create_views()
+        try:
+            self._create_views()
+        except (BadRequest, Forbidden) as error:
+            if not has_all or None in shown:
+                raise
+            log.warning(OLD_VIEWS_STAY, self._sql.table, _line(error))
 
-    def _has_views(self) -> bool:
-        """A load that ended before its views were made has left the old ones."""
-        ours = {column.name.lower() for column in self._sql.columns}
-        return all(ours <= set(map(str.lower, self._columns(self._table.sibling(view)))) for view in _VIEWS)
+    def _is_shown(self, view: Table, columns: dict[str, str]) -> bool | None:
+        """Say whether a view shows what the table has; None where it is not there. A table in its place is refused."""
+        try:
+            found = self._client.get_table(_reference(view), timeout=_CALL_SECONDS)
+        except NotFound:
+            return None
+        if "VIEW" not in found.table_type:
+            raise is_in_the_way(view, self._table)
+        return {field.name.lower() for field in found.schema} == {*map(str.lower, columns)}
 
     def _create_views(self) -> None:
         """Create the views, and again where another load adds columns meanwhile, or replaces them by older ones."""

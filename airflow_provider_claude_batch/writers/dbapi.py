@@ -24,11 +24,12 @@ from airflow_provider_claude_batch.writers.portable import (
     Definition,
     DropView,
     Found,
+    reads_from,
     select_answered,
 )
 from airflow_provider_claude_batch.writers.sample import Sample
 from airflow_provider_claude_batch.writers.spool import read_spool, write_spool
-from airflow_provider_claude_batch.writers.table import Table
+from airflow_provider_claude_batch.writers.table import Table, is_in_the_way
 
 _BATCHES = 500  # Oracle takes 1,000 values in a list, SQL Server 2,100 in a statement
 _TRIES = 6
@@ -39,6 +40,7 @@ _LASTING = re.compile(
 )
 _PASSING = re.compile(r"lock|serializ|concurrent", re.IGNORECASE)
 _ANYTHING = re.compile("")
+_UNREADABLE: Found = {"": {}}
 _QUOTED = re.compile(r"""(?<!\w)(["'`])(.*\1|.*)""", re.DOTALL)
 
 _Result = TypeVar("_Result")
@@ -91,8 +93,13 @@ class DbApiWriter:
         with self._told(), self._engine.connect() as con:
             if found := self._columns_of(con):
                 table = self._definition.table(found)
-                answered += ((row[0], row[1]) for row in con.execute(select_answered(table, before)))
+                answered += ((row[0], row[1]) for row in con.execute(select_answered(table, before, found)))
         yield from answered
+
+    def exists(self) -> bool:
+        """Say whether the table is there."""
+        with self._told(), self._engine.connect() as con:
+            return bool(self._columns_of(con))
 
     def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
         """Read some rows of the batches for people to look at."""
@@ -137,7 +144,8 @@ class DbApiWriter:
             found = self._columns_of(con)
             views = self._definition.views(self._definition.table(found))
             shown = {view: self._columns_of(con, view.name).keys() for view in views}
-            if all(columns == found.keys() for columns in shown.values()):
+            self._refuse_tables(con, views)
+            if all(columns == found.keys() for columns in shown.values()) and self._are_of_the_table(con, views):
                 return True
             for view in reversed([view for view in views if shown[view]]):
                 con.execute(DropView(view))
@@ -146,12 +154,29 @@ class DbApiWriter:
         with self._engine.connect() as con:
             return self._columns_of(con).keys() == found.keys()
 
+    def _refuse_tables(self, con: "sa.Connection", views: Iterable[sa.Table]) -> None:
+        tables = {*map(str.lower, sa.inspect(con).get_table_names(self._definition.schema))}
+        for view in views:
+            if view.name.lower() in tables:
+                raise is_in_the_way(view, self._definition.name)
+
+    def _are_of_the_table(self, con: "sa.Connection", views: Iterable[sa.Table]) -> bool:
+        latest, current, errors = views
+        bases = {latest: self._definition.name, current: self._definition.name, errors: latest.name}
+        try:
+            inspector, schema = sa.inspect(con), self._definition.schema
+            return all(reads_from(inspector.get_view_definition(view.name, schema), bases[view]) for view in bases)
+        except NotImplementedError:
+            return True
+
     def _columns_of(self, con: "sa.Connection", name: str | None = None) -> Found:
         """Return the columns of the table, or of a view, by our names where they are ours."""
         try:
             columns = sa.inspect(con).get_columns(name or self._definition.name, self._definition.schema)
         except exc.NoSuchTableError:
             return {}
+        except exc.UnreflectableTableError:  # so MySQL says that a view shows a column which is gone
+            return _UNREADABLE
         return self._definition.named(columns)
 
     @contextmanager

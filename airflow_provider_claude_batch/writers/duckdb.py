@@ -19,7 +19,15 @@ from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.chunk import chunks
 from airflow_provider_claude_batch.writers.sample import Sample
-from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, quote, refuse_odd_path
+from airflow_provider_claude_batch.writers.table import (
+    Dialect,
+    Statements,
+    Table,
+    fold_ascii,
+    is_in_the_way,
+    quote,
+    refuse_odd_path,
+)
 
 _CHUNK_ROWS = 1_000
 _CHUNK_CHARS = 4_000_000
@@ -59,7 +67,7 @@ _STAGED: dict[Kind, pa.DataType] = {
     "json": pa.large_string(),
 }
 _STAGED_ROWS = "claude_batch_staged_rows"
-_LASTING = re.compile(r"not a valid DuckDB database|Corrupt database|database file with [a-z ]*version")
+_LASTING = re.compile(r"not a valid DuckDB database|Corrupt database|database file with [a-z ]*version|read-only mode")
 _TOKEN = re.compile(r"(motherduck_token=)[^\s&'\"]+")
 
 log = logging.getLogger(__name__)
@@ -83,6 +91,11 @@ class DuckDBWriter:
 
     def replace(self, batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
         """Replace the rows of the batches; a crash leaves the old rows or the new."""
+        if self._is_read_only:
+            raise Misconfigured(
+                f"Connection {self._hook.get_conn_id()!r} is read_only, so nothing can be loaded through it: name a "
+                "connection that may write."
+            )
         with TemporaryDirectory(prefix="claude_batch_") as folder:
             staged = Path(folder, "rows.arrow")
             group_rows = _stage(rows, self._sql.columns, staged)
@@ -99,9 +112,14 @@ class DuckDBWriter:
     def answered(self, before: datetime) -> Iterator[Answer]:
         """Read which requests had a usable answer at a moment, by id and hash."""
         with self._open() as con:
-            is_there = bool(self._columns(con, self._sql.table))
-            found = con.execute(self._sql.select_answered(before)).fetchall() if is_there else []
+            there = self._columns(con, self._sql.table)
+            found = con.execute(self._sql.select_answered(before, there)).fetchall() if there else []
         yield from found
+
+    def exists(self) -> bool:
+        """Say whether the table is there."""
+        with self._open() as con:
+            return bool(self._columns(con, self._sql.table))
 
     def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
         """Read some rows of the batches for people to look at."""
@@ -110,6 +128,11 @@ class DuckDBWriter:
                 return []
             sql = self._sql.select_sample(len(batch_ids), self._sql.missing(found), failed=failed, limit=limit)
             return list(map(Sample.of, con.execute(sql, list(batch_ids)).fetchall()))
+
+    @property
+    def _is_read_only(self) -> bool:
+        mode = str(self._hook.get_connect_config().get("access_mode", ""))
+        return self._hook.read_only or mode.lower() == "read_only"
 
     def _swap_in_bounds(self, con: duckdb.DuckDBPyConnection, batch_ids: Sequence[str], staged: Path) -> None:
         """Give DuckDB little memory, and more where rows are too long; its own limit is most of the machine's."""
@@ -137,7 +160,7 @@ class DuckDBWriter:
         """Bring table and views to today's columns, where they are not there yet."""
         found = self._columns(con, self._sql.table)
         missing = self._sql.missing(found)
-        if not missing and self._has_views(con):
+        if self._shows(con, found) and not missing:
             return
         con.begin()
         schema = self._table.parts[:-1]
@@ -153,12 +176,20 @@ class DuckDBWriter:
 
     def _columns(self, con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
         try:
-            return {row[0].lower(): row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
+            return {fold_ascii(row[0]): row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
         except duckdb.CatalogException:
             return {}
 
-    def _has_views(self, con: duckdb.DuckDBPyConnection) -> bool:
-        return all(self._columns(con, view) for view in self._sql.views(()))
+    def _shows(self, con: duckdb.DuckDBPyConnection, columns: dict[str, str]) -> bool:
+        """Say whether the views can be read, and show what the table has; a table in the place of one is refused."""
+        shown = []
+        for view in self._sql.views(()):
+            with suppress(duckdb.BinderException):  # which says that a column is gone, or of another type
+                shown.append([*self._columns(con, view)])
+                if shown[-1] and "rowid" not in shown[-1]:  # which a table has, and a view has not
+                    con.execute(f"SELECT rowid FROM {view} LIMIT 0")
+                    raise is_in_the_way(view, self._sql.table)
+        return shown == [[*columns]] * len(self._sql.views(()))
 
     @contextmanager
     def _open(self, group_rows: int = _GROUP_ROWS, *, is_to_read: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:

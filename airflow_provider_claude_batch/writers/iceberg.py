@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from heapq import nsmallest
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,6 +62,10 @@ _STAGED: dict[Kind, pa.DataType] = {
     "money": pa.decimal128(18, 12),
     "json": pa.large_string(),
 }
+_ANSWER = (
+    *("custom_id", "request_hash", "dag_id", "submit_task", "map_index", "element"),
+    *("submission", "submitted_at", "attempt", "loaded_at"),
+)
 _CONFLICTS = (exceptions.CommitFailedException, exceptions.ValidationException, exceptions.WaitingForLockException)
 _PASSING = (
     *_CONFLICTS,
@@ -124,17 +129,23 @@ class IcebergWriter:
 
     def answered(self, before: datetime) -> Iterator[Answer]:
         """Read which requests had a usable answer at a moment, by id and hash."""
-        newest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        newest: dict[Any, tuple[Any, Answer]] = {}
         with self._told():
-            if self._hook.catalog.table_exists(self._identifier):
+            if self.exists():
                 table = self._load()
                 name = self._names(table)
                 usable = And(EqualTo(name["status"], "succeeded"), IsNull(name["problem"]), NotNull(name["custom_id"]))
                 wanted = And(usable, LessThan(name["loaded_at"], before.isoformat()))
-                for *place, submission, attempt, loaded_at, request_hash in _read(table, wanted, _ranked(name)):
-                    rank = (submission, attempt, loaded_at, request_hash)
-                    newest[tuple(place)] = max(rank, newest.get(tuple(place), rank), key=lambda one: one[:3])
-        yield from ((place[-1], rank[-1]) for place, rank in newest.items() if rank[-1] is not None)
+                there = [one for one in _ANSWER if name[one] in table.schema().column_names]
+                for cells in _read(table, wanted, tuple(name[one] for one in there)):
+                    request, rank, answer = _ranked(**dict(zip(there, cells, strict=True)))
+                    newest[request] = max((rank, answer), newest.get(request, (rank, answer)), key=itemgetter(0))
+        yield from (answer for _, answer in newest.values() if answer[1] is not None)
+
+    def exists(self) -> bool:
+        """Say whether the table is there."""
+        with self._told():
+            return bool(self._hook.catalog.table_exists(self._identifier))
 
     def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
         """Read some rows of the batches for people to look at."""
@@ -232,10 +243,25 @@ class IcebergWriter:
             raise cls(f"Iceberg could not use connection {self._hook.conn_id!r}: {_sentence(error)}.") from None
 
 
-def _ranked(name: Mapping[str, str]) -> tuple[str, ...]:
-    """Name what tells the current answer of a request: which request, how new, and what was asked."""
-    place, rank = ("dag_id", "submit_task", "custom_id"), ("submission", "attempt", "loaded_at", "request_hash")
-    return tuple(name[one] for one in (*place, *rank))
+def _ranked(
+    *,
+    custom_id: str,
+    request_hash: str | None,
+    dag_id: str | None = None,
+    submit_task: str | None = None,
+    map_index: int | None = None,
+    element: str | None = None,
+    submission: str | None = None,
+    submitted_at: datetime | None = None,
+    attempt: int | None = None,
+    loaded_at: datetime | None = None,
+) -> tuple[Any, Any, Answer]:
+    """Tell which request a row is of, and how new it is; what an older table lacks is alike in all of its rows."""
+    if element is None:
+        element = "" if map_index is None or map_index < 0 else str(map_index)
+    elsewhere = submitted_at if submit_task is None else None
+    rank = [(cell is not None, cell) for cell in (elsewhere, submission, attempt, loaded_at)]
+    return (dag_id, submit_task, element, custom_id), rank, (custom_id, request_hash)  # type: ignore[return-value]
 
 
 def _sample(table: IcebergTable, wanted: Any, name: Mapping[str, str], limit: int) -> list[Sample]:

@@ -1,5 +1,6 @@
 """The table of our rows in SQLAlchemy's words: names, types and views for any database that it has a dialect for."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -62,7 +63,8 @@ _ALSO_FITS = {
     (sa.Date, sa.DateTime),
 }
 _RUN = ("dag_id", "run_id", "submit_task", "map_index", "custom_id")
-_TASK = ("dag_id", "submit_task", "custom_id")
+_TASK = ("dag_id", "submit_task", "custom_id")  # and the element of a mapped task
+_INDEX_CHARS = 20
 _NTH = "claude_batch_nth"
 
 Found = Mapping[str, Mapping[str, Any]]
@@ -151,13 +153,13 @@ class Definition:
 
     def views(self, table: sa.Table) -> "dict[sa.Table, sa.Select[Any]]":
         """Select what the views show: the latest of each run, the current over all runs, and what failed."""
-        columns = table.c
         usable = sa.case((is_usable(table), 1), else_=0).desc()
-        last = [columns.attempt.desc(), columns.loaded_at.desc()]
+        newest, last = _newest(table), [table.c.attempt.desc(), table.c.loaded_at.desc()]
         latest, current, errors = (self._view(table, suffix) for suffix in ("_latest", "_current", "_errors"))
+        run = [table.c[name] for name in _RUN]
         return {
-            latest: _first_of(table, _RUN, [columns.submission.desc(), usable, *last]),
-            current: _first_of(table, _TASK, [usable, columns.submission.desc(), *last]),
+            latest: _first_of(table, run, [*newest, usable, *last]),
+            current: _first_of(table, _request(table), [usable, *newest, *last]),
             errors: sa.select(*latest.c).where(sa.not_(is_usable(latest))),
         }
 
@@ -215,15 +217,24 @@ class Definition:
         return found.compile(dialect=self._dialect)
 
 
+def reads_from(definition: str | None, name: str) -> bool:
+    """Say whether a view reads from a table of this name, as far as the database tells what the view is.
+
+    Some databases leave a view with the table that it was made of, whatever that is called now.
+    """
+    source = rf"\b(?:from|join)[\s(]+(?:[^\s()]+\.)?\W?{re.escape(name)}(?!\w)"
+    return definition is None or re.search(source, definition, re.IGNORECASE) is not None
+
+
 def is_usable(table: sa.Table) -> "sa.ColumnElement[bool]":
     """Tell a row with an answer that can be used."""
     return sa.and_(table.c.status == "succeeded", table.c.problem.is_(None))
 
 
-def select_answered(table: sa.Table, before: datetime) -> "sa.Select[Any]":
+def select_answered(table: sa.Table, before: datetime, found: Found) -> "sa.Select[Any]":
     """Read which requests had a usable answer at a moment: the one that `current` shows, by id and hash."""
-    order = [table.c[name].desc() for name in ("submission", "attempt", "loaded_at")]
-    nth = sa.func.row_number().over(partition_by=[table.c[name] for name in _TASK], order_by=order).label(_NTH)
+    order = [*_newest(table), table.c.attempt.desc(), table.c.loaded_at.desc()]
+    nth = sa.func.row_number().over(partition_by=_request(table, found), order_by=order).label(_NTH)
     loaded = table.c.loaded_at < before.astimezone(UTC).replace(tzinfo=None)
     known = sa.and_(is_usable(table), table.c.custom_id.is_not(None), loaded)
     ranked = sa.select(table.c.custom_id, table.c.request_hash, nth).where(known).subquery("ranked")
@@ -236,8 +247,23 @@ def _by_id(columns: Any) -> "list[sa.ColumnElement[Any]]":
     return [sa.case((columns.custom_id.is_(None), 1), else_=0), columns.custom_id, columns.batch_id]
 
 
-def _first_of(table: sa.Table, key: Sequence[str], order: Sequence[Any]) -> "sa.Select[Any]":
-    nth = sa.func.row_number().over(partition_by=[table.c[name] for name in key], order_by=order).label(_NTH)
+def _request(table: sa.Table, found: Found | None = None) -> "list[sa.ColumnElement[Any]]":
+    """Tell requests apart over all runs; rows of older versions have only the map index of their element."""
+    index = sa.cast(table.c.map_index, sa.String(_INDEX_CHARS))
+    element: sa.ColumnElement[Any] = sa.case((table.c.map_index >= 0, index), else_="")
+    if found is None or "element" in found:
+        element = sa.func.coalesce(table.c.element, element)
+    return [*(table.c[name] for name in _TASK), element]
+
+
+def _newest(table: sa.Table) -> "list[sa.ColumnElement[Any]]":
+    """Put the newest submission first: its name sorts by time, but the id of a batch of another sender does not."""
+    elsewhere = sa.case((table.c.submit_task.is_(None), table.c.submitted_at), else_=None)
+    return [elsewhere.desc(), table.c.submission.desc()]
+
+
+def _first_of(table: sa.Table, key: Sequence[Any], order: Sequence[Any]) -> "sa.Select[Any]":
+    nth = sa.func.row_number().over(partition_by=key, order_by=order).label(_NTH)
     ranked = sa.select(*table.c, nth).where(table.c.custom_id.is_not(None)).subquery("ranked")
     return sa.select(*(column for column in ranked.c if column.key != _NTH)).where(ranked.c[_NTH] == 1)
 

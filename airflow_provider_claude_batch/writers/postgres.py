@@ -1,11 +1,11 @@
 """PostgreSQL: old rows are deleted and new ones copied straight into the table, in one transaction."""
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import date, datetime
 from itertools import repeat
-from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 import psycopg
@@ -15,7 +15,15 @@ from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.sample import Sample
-from airflow_provider_claude_batch.writers.table import Dialect, Part, Statements, Table
+from airflow_provider_claude_batch.writers.table import (
+    OLD_VIEWS_STAY,
+    Dialect,
+    Part,
+    Statements,
+    Table,
+    fold_ascii,
+    is_in_the_way,
+)
 
 _CHUNK_ROWS = 1_000
 _CHUNK_CHARS = 64_000  # with more, Python asks the system for memory again and again, and is half as fast
@@ -33,12 +41,20 @@ _TYPES: dict[Kind, str] = {
     "money": "numeric(18,12)",
     "json": "json",  # jsonb would keep neither the order of keys nor \u0000
 }
-_FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 _BE_PATIENT = "SELECT set_config('lock_timeout', $1, true) WHERE current_setting('lock_timeout') = '0'"
 _BATCH_IDS = "SELECT unnest($1::text[])"
 _LOCK = """SELECT pg_advisory_xact_lock{mode}(key) FROM (
     SELECT DISTINCT hashtextextended(name, 0) AS key FROM unnest($1::text[]) AS name ORDER BY key) AS keys"""
 _RELATIONS = "SELECT name, oid, relkind FROM unnest($1::text[]) AS name JOIN pg_class ON oid = to_regclass(name)"
+_PLACE = """SELECT nspname, relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE pg_class.oid = to_regclass($1)"""
+_SHOWN = """SELECT relkind, array(SELECT attname::text FROM pg_attribute
+    WHERE attrelid = shown.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum), EXISTS (
+        SELECT FROM pg_rewrite JOIN pg_depend ON pg_depend.objid = pg_rewrite.oid
+        WHERE classid = 'pg_rewrite'::regclass AND refclassid = 'pg_class'::regclass
+        AND ev_class = shown.oid AND refobjid = to_regclass($2))
+    FROM pg_class AS shown WHERE shown.oid = to_regclass($1)"""
+_HAS_POLICIES = "SELECT row_security_active(to_regclass($1)::oid)"
 _COLUMNS = """SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
     WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 _ESCAPES = {
@@ -48,7 +64,9 @@ _ESCAPES = {
     "\t": r"\t",
     "\0": "\N{REPLACEMENT CHARACTER}",  # no text of PostgreSQL holds it
 }
-_VIEWS = ("v", "m")
+_MATERIALIZED = "m"
+_VIEWS = ("v", _MATERIALIZED)
+_STAGED = "pg_temp.claude_batch_staged_rows"
 _PASSING_STATES = ("08", "25", "40", "53", "55P", "55006", "57", "58", "HY", "XX")
 _STATES_WITHOUT_VALUES = ("0A", "23", "28", "3D", "3F", "42", "55", "2B")
 _REFUSALS = re.compile(
@@ -57,12 +75,15 @@ _REFUSALS = re.compile(
 )
 
 
+log = logging.getLogger(__name__)
+
+
 class PostgresWriter:
     """Write rows into one table of a PostgreSQL database."""
 
     def __init__(self, hook: Any, table: Table, columns: Sequence[Column]) -> None:
         self._hook = hook
-        self._dialect = Dialect(_TYPES, mark=_BATCH_IDS, fold=lambda name: name.translate(_FOLDED))
+        self._dialect = Dialect(_TYPES, mark=_BATCH_IDS, fold=fold_ascii)
         self._sql = Statements(table, columns, self._dialect)
         self._table = table
         for name in (table.sibling("_current").name, *(column.name for column in columns)):
@@ -75,13 +96,13 @@ class PostgresWriter:
         """Replace the rows of the batches; a crash leaves the old rows or the new."""
         with self._open() as con:
             self._define(con)
-            with _transaction(con), con.cursor() as cursor:
+            with _transaction(con):
                 self._lock(con, batch_ids)
                 con.execute(self._sql.delete(1), [list(batch_ids)])
-                copy = f"COPY {self._sql.table} ({self._sql.names}) FROM STDIN"
-                with cursor.copy(copy, writer=_Writer(cursor)) as stream:
-                    for chunk in encode(rows, self._sql.columns):
-                        stream.write(chunk)
+                if con.execute(_HAS_POLICIES, [self._sql.table]).fetchone() == (True,):
+                    self._insert(con, batch_ids, rows)
+                else:
+                    self._copy(con, self._sql.table, rows)
 
     def retryable(self, batch_ids: Sequence[str]) -> Iterator[Retryable]:
         """Read which requests of the batches may be tried again."""
@@ -92,8 +113,14 @@ class PostgresWriter:
     def answered(self, before: datetime) -> Iterator[Answer]:
         """Read which requests had a usable answer at a moment, by id and hash."""
         with self._open() as con:
-            found = con.execute(self._sql.select_answered(before)).fetchall() if self._columns(con) else []
+            there = self._columns(con)
+            found = con.execute(self._sql.select_answered(before, there)).fetchall() if there else []
         yield from found
+
+    def exists(self) -> bool:
+        """Say whether the table is there."""
+        with self._open() as con:
+            return bool(self._columns(con))
 
     def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
         """Read some rows of the batches for people to look at."""
@@ -102,6 +129,25 @@ class PostgresWriter:
                 return []
             sql = self._sql.select_sample(1, self._missing(found), failed=failed, limit=limit)
             return list(map(Sample.of, con.execute(sql, [list(batch_ids)])))
+
+    def _copy(self, con: psycopg.Connection[Any], table: str, rows: Iterable[Row]) -> None:
+        with con.cursor() as cursor:
+            copy = f"COPY {table} ({self._sql.names}) FROM STDIN"
+            with cursor.copy(copy, writer=_Writer(cursor)) as stream:
+                for chunk in encode(rows, self._sql.columns):
+                    stream.write(chunk)
+
+    def _insert(self, con: psycopg.Connection[Any], batch_ids: Sequence[str], rows: Iterable[Row]) -> None:
+        """Write rows where the policies of a table apply to us: PostgreSQL takes no COPY there."""
+        left = f"SELECT FROM {self._sql.table} WHERE {self._dialect.spell('batch_id')} IN ({_BATCH_IDS}) LIMIT 1"
+        if con.execute(left, [list(batch_ids)]).rowcount:
+            raise Misconfigured(
+                f"The policies of {self._sql.table} do not let this role delete the old rows of its batches: add a "
+                "policy FOR DELETE. Nothing was written."
+            )
+        con.execute(f"CREATE TEMPORARY TABLE {_STAGED} ({self._sql.definition}) ON COMMIT DROP")
+        self._copy(con, _STAGED, rows)
+        con.execute(self._sql.insert_from(_STAGED))
 
     def _lock(self, con: psycopg.Connection[Any], batch_ids: Sequence[str]) -> None:
         """Let nobody else replace the same batches meanwhile; very many are locked as a whole table."""
@@ -112,7 +158,10 @@ class PostgresWriter:
 
     def _define(self, con: psycopg.Connection[Any]) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
-        if self._has_views(con) and not self._missing(self._columns(con)):
+        if any(kind in _VIEWS for _, _, kind in self._relations(con, self._sql.table)):
+            raise Misconfigured(f"{self._sql.table} is a view: choose another name for the table.")
+        found = self._columns(con)
+        if found and not self._missing(found) and self._shown(con, self._views(con)) == {True}:
             return
         with _transaction(con):
             _lock(con, ["claude_batch definitions"])
@@ -122,15 +171,39 @@ class PostgresWriter:
                 self._create(con)
             for column in missing if found else ():
                 con.execute(self._sql.add(column))
-            exact = (Part(name, is_exact=True) for name in found)
-            self._create_views(con, [*exact, *(column.name for column in missing)])
+            self._show(con, must=bool(missing))
 
-    def _has_views(self, con: psycopg.Connection[Any]) -> bool:
-        views = self._sql.views(())
-        kinds = {name: kind for name, _, kind in self._relations(con, self._sql.table, *views)}
-        if kinds.get(self._sql.table) in _VIEWS:
-            raise Misconfigured(f"{self._sql.table} is a view: choose another name for the table.")
-        return all(kinds.get(view) in _VIEWS for view in views)
+    def _views(self, con: psycopg.Connection[Any]) -> dict[str, str]:
+        """Select what the views show: they stand beside the table, wherever the search path finds that."""
+        place = con.execute(_PLACE, [self._sql.table]).fetchone() or ()
+        table = Table(tuple(Part(name, is_exact=True) for name in place))
+        columns = (Part(name, is_exact=True) for name in self._columns(con))
+        return Statements(table, self._sql.columns, self._dialect).views(columns)
+
+    def _shown(self, con: psycopg.Connection[Any], views: Iterable[str]) -> set[bool | None]:
+        """Say of each view whether it shows our table, and all of it; None where it is not there."""
+        columns, latest = {*self._columns(con)}, next(iter(views), "")
+        bases = (self._sql.table, self._sql.table, latest)
+        return {self._is_shown(con, view, base, columns) for view, base in zip(views, bases, strict=True)}
+
+    def _is_shown(self, con: psycopg.Connection[Any], view: str, base: str, columns: set[str]) -> bool | None:
+        kind, shown, is_of_base = con.execute(_SHOWN, [view, base]).fetchone() or (None, (), False)
+        if kind not in {None, *_VIEWS}:
+            raise is_in_the_way(view, self._sql.table)
+        return kind and (kind == _MATERIALIZED or ({*shown} == columns and is_of_base))
+
+    def _show(self, con: psycopg.Connection[Any], *, must: bool) -> None:
+        """Make the views again; where somebody forbids that, rows matter more than what old views do not show."""
+        views = self._views(con)
+        if (shown := self._shown(con, views)) == {True}:
+            return
+        try:
+            with con.transaction():
+                self._create_views(con, views)
+        except (psycopg.errors.DependentObjectsStillExist, psycopg.errors.InsufficientPrivilege) as error:
+            if must or None in shown:
+                raise
+            log.warning(OLD_VIEWS_STAY, self._sql.table, error.diag.message_primary)
 
     def _create(self, con: psycopg.Connection[Any]) -> None:
         """Create the table, and its schema; what a load deletes is found by an index."""
@@ -140,16 +213,17 @@ class PostgresWriter:
         con.execute(self._sql.create())
         con.execute(f"CREATE INDEX ON {self._sql.table} ({self._dialect.spell('batch_id')})")
 
-    def _create_views(self, con: psycopg.Connection[Any], columns: Sequence[str]) -> None:
-        views = self._sql.views(columns)
+    def _create_views(self, con: psycopg.Connection[Any], views: dict[str, str]) -> None:
+        kinds = {name: kind for name, _, kind in self._relations(con, *views)}
+        ours = {view: select for view, select in views.items() if kinds.get(view) != _MATERIALIZED}
         try:
             with con.transaction():
-                for view, select in views.items():
+                for view, select in ours.items():
                     con.execute(f"CREATE OR REPLACE VIEW {view} AS {select}")
         except psycopg.errors.InvalidTableDefinition:  # a view is replaced by one that begins with the same columns
-            for view in reversed(views):
+            for view in reversed(ours):
                 con.execute(f"DROP VIEW IF EXISTS {view}")
-            for view, select in views.items():
+            for view, select in ours.items():
                 con.execute(f"CREATE VIEW {view} AS {select}")
 
     def _missing(self, found: dict[str, str]) -> list[Column]:

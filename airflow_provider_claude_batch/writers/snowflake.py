@@ -1,5 +1,6 @@
 """Snowflake: rows are staged as Parquet files, and old rows swapped for them in one transaction."""
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -16,7 +17,15 @@ from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.parquet import write_files
 from airflow_provider_claude_batch.writers.sample import Sample
-from airflow_provider_claude_batch.writers.table import Dialect, Part, Statements, Table
+from airflow_provider_claude_batch.writers.table import (
+    OLD_VIEWS_STAY,
+    VIEWS,
+    Dialect,
+    Part,
+    Statements,
+    Table,
+    is_in_the_way,
+)
 
 _LONGEST_TEXT = 16_777_216  # bytes of a VARCHAR without a length
 _PATIENCE = 600
@@ -48,6 +57,8 @@ _PASSING_STATES = ("08", "40", "53", "57014", "58", "XX")
 _OF_DATA = range(100_000, 101_000)
 _LOGIN_REFUSED = range(390_100, 390_400)
 _SESSION_GONE = {390_111, 390_112, 390_113, 390_114}
+
+log = logging.getLogger(__name__)
 
 
 class SnowflakeWriter:
@@ -81,9 +92,14 @@ class SnowflakeWriter:
     def answered(self, before: datetime) -> Iterator[Answer]:
         """Read which requests had a usable answer at a moment, by id and hash."""
         with self._open() as cursor:
-            is_there = bool(_columns(cursor, self._sql.table))
-            found = cursor.execute(self._sql.select_answered(before)).fetchall() if is_there else []
+            there = _columns(cursor, self._sql.table)
+            found = cursor.execute(self._sql.select_answered(before, there)).fetchall() if there else []
         yield from found
+
+    def exists(self) -> bool:
+        """Say whether the table is there."""
+        with self._open() as cursor:
+            return bool(_columns(cursor, self._sql.table))
 
     def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
         """Read some rows of the batches for people to look at."""
@@ -130,20 +146,47 @@ class SnowflakeWriter:
 
     def _define(self, cursor: Any) -> None:
         """Bring table and views to today's columns, where they are not there yet."""
+        self._refuse_tables(cursor)
         found = _columns(cursor, self._sql.table)
-        if not self._missing(found) and self._has_views(cursor):
+        has_all = bool(found) and not self._missing(found)
+        shown = self._shown(cursor, found)
+        if has_all and shown == {True}:
             return
         if not found:
             self._create(cursor)
             found = _columns(cursor, self._sql.table)
         for column in self._missing(found):
             cursor.execute(self._sql.add(column))
-        self._create_views(cursor)
+        try:
+            self._create_views(cursor)
+        except errors.ProgrammingError as error:
+            if not has_all or None in shown:
+                raise
+            log.warning(OLD_VIEWS_STAY, self._sql.table, _line(error.raw_msg))
 
-    def _has_views(self, cursor: Any) -> bool:
-        """A load that ended before its views were made has left the old ones."""
-        ours = {self._dialect.fold(column.name) for column in self._sql.columns}
-        return all(ours <= _columns(cursor, view).keys() for view in self._sql.views(()))
+    def _refuse_tables(self, cursor: Any) -> None:
+        """Leave a table of the user's alone that has the name of a view: it may even have our columns."""
+        schema = [self._dialect.exact(part) for part in self._table.parts[-2:-1]]
+        database = "".join(f"{self._dialect.spell(part)}." for part in self._table.parts[:-2])
+        views = [self._table.sibling(suffix).name for suffix in VIEWS]
+        sql = (
+            f"SELECT table_name FROM {database}information_schema.tables WHERE table_type LIKE '%TABLE' "
+            f"AND table_name IN ({', '.join(_MARK * len(views))}) "
+            f"AND table_schema = {_MARK if schema else 'CURRENT_SCHEMA()'}"
+        )
+        for (name,) in _bound(cursor, sql, [*map(self._dialect.exact, views), *schema]).fetchall():
+            raise is_in_the_way(name, self._table)
+
+    def _shown(self, cursor: Any, columns: dict[str, str]) -> set[bool | None]:
+        """Say of each view whether it shows what the table has; None where it is not there."""
+        return {self._is_shown(cursor, view, columns) for view in self._sql.views(())}
+
+    def _is_shown(self, cursor: Any, view: str, columns: dict[str, str]) -> bool | None:
+        try:
+            shown = _columns(cursor, view)
+        except errors.ProgrammingError:  # it may not be told what a view is that lost a column
+            return False
+        return None if not shown else shown.keys() == columns.keys()
 
     def _create_views(self, cursor: Any) -> None:
         """Create the views, and again where another load adds columns meanwhile, or replaces them by older ones."""

@@ -13,7 +13,15 @@ from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavail
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.sample import Sample
-from airflow_provider_claude_batch.writers.table import Dialect, Statements, Table, refuse_odd_path
+from airflow_provider_claude_batch.writers.table import (
+    Dialect,
+    Statements,
+    Table,
+    fold_ascii,
+    is_in_the_way,
+    refuse_odd_path,
+    unquote,
+)
 
 _PATIENCE, _SHORT_PATIENCE = 600.0, 3.0
 _TYPES: dict[Kind, str] = {
@@ -28,6 +36,7 @@ _TYPES: dict[Kind, str] = {
     "json": "TEXT",
 }
 _STAGED = "staged.rows_to_load"
+_RELATION = "SELECT type, sql FROM main.sqlite_master WHERE lower(name) = lower(?) AND type IN ('table', 'view')"
 
 
 class SQLiteWriter:
@@ -64,8 +73,14 @@ class SQLiteWriter:
     def answered(self, before: datetime) -> Iterator[Answer]:
         """Read which requests had a usable answer at a moment, by id and hash."""
         with self._open() as con:
-            found = con.execute(self._sql.select_answered(before)).fetchall() if self._columns(con) else []
+            there = self._columns(con)
+            found = con.execute(self._sql.select_answered(before, there)).fetchall() if there else []
         yield from found
+
+    def exists(self) -> bool:
+        """Say whether the table is there."""
+        with self._open() as con:
+            return bool(self._columns(con))
 
     def sample(self, batch_ids: Sequence[str], *, failed: bool, limit: int) -> list[Sample]:
         """Read some rows of the batches for people to look at."""
@@ -90,13 +105,22 @@ class SQLiteWriter:
             con.execute(self._sql.create())
         for column in missing if found else ():
             con.execute(self._sql.add(column))
-        for view, select in self._sql.views([*found, *(column.name for column in missing)]).items():
-            if missing:
+        self._show(con, [*found, *(column.name for column in missing)])
+
+    def _show(self, con: sqlite3.Connection, columns: Sequence[str]) -> None:
+        """Make each view again that is not as it would be made now: SQLite changes its text with a table's name."""
+        for view, select in self._sql.views(columns).items():
+            create = f"CREATE VIEW {view} AS {select}"
+            kind, written = con.execute(_RELATION, [unquote(view)]).fetchone() or ("", None)
+            if kind == "table":
+                raise is_in_the_way(view, self._sql.table)
+            if written != create:
                 con.execute(f"DROP VIEW IF EXISTS main.{view}")
-            con.execute(f"CREATE VIEW IF NOT EXISTS main.{view} AS {select}")
+                con.execute(create)
 
     def _columns(self, con: sqlite3.Connection) -> dict[str, str]:
-        return {row[1].lower(): row[2].upper() for row in con.execute(f"PRAGMA main.table_info({self._sql.table})")}
+        found = con.execute(f"PRAGMA main.table_info({self._sql.table})")
+        return {fold_ascii(row[1]): row[2].upper() for row in found}
 
     @contextmanager
     def _open(self, *, is_to_read: bool = False) -> Iterator[sqlite3.Connection]:

@@ -4,18 +4,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import NamedTuple, Self
 
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.row import Column, Kind
+from airflow_provider_claude_batch.row import COLUMNS, Column, Kind
 from airflow_provider_claude_batch.writers.sample import FIELDS, LONGEST_TEXT, refuse_lacking
 
 _PART = r'(?:[^\W\d]\w*|"(?:[^"\x00]|"")+")'
 _CATALOG = _PART.replace(r"\w*", r"[\w-]*", 1)  # a project of Google's has dashes in its name
 _NAME = re.compile(rf"(?:(?:({_CATALOG})\.)?({_PART})\.)?({_PART})")
 _RUN = ("dag_id", "run_id", "submit_task", "map_index", "custom_id")
+_TASK = ("dag_id", "submit_task", "custom_id")  # and the element of a mapped task
 _NTH = "claude_batch_nth"
-_TASK = ("dag_id", "submit_task", "custom_id")
+VIEWS = ("_latest", "_current", "_errors")
+OLD_VIEWS_STAY = "The views beside %s do not show all that it has, and cannot be made again: %s."
+_FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
 class Part(str):
@@ -43,7 +47,7 @@ class Table(NamedTuple):
             raise Misconfigured(
                 f"{name[:80]!r} is not a table name: write table or schema.table, and odd parts in double quotes."
             )
-        return cls(tuple(_unquote(part) for part in found.groups() if part))
+        return cls(tuple(unquote(part) for part in found.groups() if part))
 
     def __str__(self) -> str:
         return ".".join(quote(part) if part.is_exact else part for part in self.parts)
@@ -71,8 +75,11 @@ class Dialect(NamedTuple):
         """Quote a table, or one part of a name."""
         if isinstance(name, Table):
             return ".".join(map(self.spell, name.parts))
-        exact = name if getattr(name, "is_exact", False) else self.fold(name)
-        return f"{self.quotes}{exact.replace(self.quotes, 2 * self.quotes)}{self.quotes}"
+        return f"{self.quotes}{self.exact(name).replace(self.quotes, 2 * self.quotes)}{self.quotes}"
+
+    def exact(self, name: str) -> str:
+        """Return one part of a name as the warehouse keeps it."""
+        return name if getattr(name, "is_exact", False) else self.fold(name)
 
 
 class Statements:
@@ -107,15 +114,14 @@ class Statements:
 
     def views(self, columns: Iterable[str]) -> dict[str, str]:
         """Select what the views show: the latest of each run, the current over all runs, and what failed."""
-        columns = tuple(columns)
-        usable, spell = self._usable, self._dialect.spell
-        last = [f"{self._name(name)} DESC" for name in ("attempt", "loaded_at")]
-        submission, latest = f"{self._name('submission')} DESC", spell(self._table.sibling("_latest"))
-        names = ", ".join(map(self._name, columns))
+        latest, current, errors = (self._dialect.spell(self._table.sibling(suffix)) for suffix in VIEWS)
+        usable, names = f"{self._usable} DESC", ", ".join(map(self._name, columns))
+        newest, last = self._newest(self._name), [f"{self._name(name)} DESC" for name in ("attempt", "loaded_at")]
+        request = [*map(self._name, _TASK), self._element(self._name)]
         return {
-            latest: self._first_of(_RUN, [submission, f"{usable} DESC", *last], names),
-            spell(self._table.sibling("_current")): self._first_of(_TASK, [f"{usable} DESC", submission, *last], names),
-            spell(self._table.sibling("_errors")): f"SELECT {names} FROM {latest} WHERE NOT {usable}",
+            latest: self._first_of(map(self._name, _RUN), [*newest, usable, *last], names),
+            current: self._first_of(request, [usable, *newest, *last], names),
+            errors: f"SELECT {names} FROM {latest} WHERE NOT {self._usable}",
         }
 
     def insert_from(self, staged: str) -> str:
@@ -135,12 +141,22 @@ class Statements:
             f"ORDER BY {self._name('custom_id')}"
         )
 
-    def select_answered(self, before: datetime) -> str:
-        """Read which requests had a usable answer at a moment: the one that `current` shows, by id and hash."""
+    def select_answered(self, before: datetime, found: Iterable[str]) -> str:
+        """Read which requests had a usable answer at a moment: the one that `current` shows, by id and hash.
+
+        A table of an older version lacks some of what tells requests apart: without it, all of them are alike.
+        """
+        there, kinds = {*found}, {column.name: self._dialect.types[column.kind] for column in COLUMNS}
+
+        def known(name: str) -> str:
+            is_there = self._dialect.fold(name) in there
+            return self._name(name) if is_there else f"CAST(NULL AS {kinds[name]})"
+
         pair = ", ".join(map(self._name, ("custom_id", "request_hash")))
         loaded = f"{self._name('loaded_at')} < '{before.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}{self._dialect.zone}'"
-        order = [f"{self._name(name)} DESC" for name in ("submission", "attempt", "loaded_at")]
-        current = self._first_of(_TASK, order, pair, f"{self._usable} AND {loaded}")
+        request = [*map(known, _TASK), self._element(known)]
+        order = [*self._newest(known), *(f"{known(name)} DESC" for name in ("attempt", "loaded_at"))]
+        current = self._first_of(request, order, pair, f"{self._usable} AND {loaded}")
         return f"{current} AND {self._name('request_hash')} IS NOT NULL"
 
     def select_sample(self, batches: int, lacking: Iterable[Column], *, failed: bool, limit: int) -> str:
@@ -167,12 +183,27 @@ class Statements:
     def _in_batches(self, batches: int) -> str:
         return f"{self._name('batch_id')} IN ({', '.join([self._dialect.mark] * batches)})" if batches else "1 = 0"
 
+    def _element(self, name: Callable[[str], str]) -> str:
+        """Tell the elements of a mapped task apart; rows of older versions have only their map index."""
+        index, text = name("map_index"), self._dialect.types["text"]
+        return f"COALESCE({name('element')}, CASE WHEN {index} >= 0 THEN CAST({index} AS {text}) ELSE '' END)"
+
+    def _newest(self, name: Callable[[str], str]) -> list[str]:
+        """Put the newest submission first: its name sorts by time, but the id of a batch of another sender does not."""
+        elsewhere = f"CASE WHEN {name('submit_task')} IS NULL THEN {name('submitted_at')} END DESC"
+        return [elsewhere, f"{name('submission')} DESC"]
+
     def _first_of(self, key: Iterable[str], order: Iterable[str], names: str, condition: str = "") -> str:
-        ranked = (
-            f"ROW_NUMBER() OVER (PARTITION BY {', '.join(map(self._name, key))} ORDER BY {', '.join(order)}) AS {_NTH}"
-        )
+        ranked = f"ROW_NUMBER() OVER (PARTITION BY {', '.join(key)} ORDER BY {', '.join(order)}) AS {_NTH}"
         known = " AND ".join(filter(None, [f"{self._name('custom_id')} IS NOT NULL", condition]))
         return f"SELECT {names} FROM (SELECT *, {ranked} FROM {self.table} WHERE {known}) AS ranked WHERE {_NTH} = 1"
+
+
+def is_in_the_way(view: object, table: object) -> Misconfigured:
+    """Say that a table of the user's has the name of a view of ours: nothing is written, and it is left alone."""
+    return Misconfigured(
+        f"{view} is a table, and a load keeps a view of that name beside {table}: rename it, or load into another one."
+    )
 
 
 def refuse_odd_path(database: str, conn_id: str) -> None:
@@ -186,11 +217,17 @@ def refuse_odd_path(database: str, conn_id: str) -> None:
         )
 
 
+def fold_ascii(name: str) -> str:
+    """Fold a name as databases do for which only the letters of ASCII have capitals."""
+    return name.translate(_FOLDED)
+
+
 def quote(name: str) -> str:
     """Quote one part of a name."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _unquote(part: str) -> Part:
+def unquote(part: str) -> Part:
+    """Read one part of a name as SQL reads it."""
     is_exact = part.startswith('"')
     return Part(part[1:-1].replace('""', '"') if is_exact else part, is_exact=is_exact)

@@ -136,7 +136,7 @@ def by_us(url: str) -> tuple[int, float, float]:
     from airflow_provider_claude_batch.row import Origin, Row, of_line
     from airflow_provider_claude_batch.tally import Tally
 
-    blank = Row("dag", "run", "submit", -1, CREATED_AT, "sub_1", 1, BATCH_ID)
+    blank = Row("dag", "run", "submit", -1, "", CREATED_AT, "sub_1", 1, BATCH_ID)
     origin, tally = Origin(blank, MARK, CREATED_AT), Tally()
     with Client(Anthropic(api_key="benchmark-key", base_url=url), "benchmark") as client:
         client.retrieve(BATCH_ID)

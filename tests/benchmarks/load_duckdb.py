@@ -41,7 +41,7 @@ def rows(count: int) -> list[Row]:
 def row(custom_id: str, text: str, tokens: int) -> Row:
     cost = Decimal(tokens) / 10**6
     return Row(
-        *("dag", "run", "submit", -1, NOW, "sub_1", 1, BATCH_ID, custom_id, "succeeded"),
+        *("dag", "run", "submit", -1, "", NOW, "sub_1", 1, BATCH_ID, custom_id, "succeeded"),
         model="claude-haiku-4-5-20251001",
         message_id=f"msg_01{custom_id}",
         text=text,

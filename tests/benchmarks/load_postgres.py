@@ -64,7 +64,7 @@ def rows_of(path: str) -> Iterator[Any]:
     from airflow_provider_claude_batch.price import PRICES
     from airflow_provider_claude_batch.row import Origin, Row, of_line
 
-    blank = Row("dag", "scheduled__2026-11-21T00:00:00+00:00", "submit", -1, CREATED_AT, "sub_1", 1, BATCH_ID)
+    blank = Row("dag", "scheduled__2026-11-21T00:00:00+00:00", "submit", -1, "", CREATED_AT, "sub_1", 1, BATCH_ID)
     blank.submitted_at = blank.ended_at = blank.loaded_at = CREATED_AT
     with Path(path).open("rb") as file:
         for line in file:
