@@ -51,6 +51,9 @@ def emulate(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8765,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Name under which others reach the emulator; * for any.")
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="SQLite file that keeps everything; default: a temporary one.")
     ] = None,
@@ -102,6 +105,7 @@ def emulate(
                 now=parse_moment(now) if now else None,
                 speed=speed,
                 faults=tuple(fault or ()),
+                allowed_hosts=(host, *(allow_host or ())),
             )
             listener = stack.enter_context(listen(host, port))
             world = World(settings)

@@ -150,7 +150,8 @@ class Emulator:
 
     def _call(self, method: str, path: str, body: object = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.base_url}/emulator/{path}", data, method=method)
+        headers = {} if body is None else {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.base_url}/emulator/{path}", data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.read()

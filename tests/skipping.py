@@ -91,7 +91,8 @@ class Clock:
         self._call({"advance": seconds})
 
     def _call(self, change: dict[str, Any]) -> None:
-        request = urllib.request.Request(self._url, json.dumps(change).encode() if change else None)
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(self._url, json.dumps(change).encode() if change else None, headers)
         with urllib.request.urlopen(request, timeout=30) as answer:
             self._ahead = datetime.fromisoformat(json.load(answer)["now"]) - datetime.now(UTC)
 

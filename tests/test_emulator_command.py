@@ -1,6 +1,7 @@
 """The command itself: starting, stopping, state, the clock, and large batches."""
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -73,6 +74,30 @@ def test_a_state_of_another_version_is_refused(tmp_path):
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(RuntimeError, match="state of another version of the emulator"):
         Emulator(state=state).start()
+
+
+def test_only_the_owner_may_read_a_state(tmp_path):
+    state = tmp_path / "state.sqlite"
+    before = os.umask(0o022)
+    try:
+        with Emulator(state=state) as emulator:
+            create(emulator)
+            kept = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    names = ("state.sqlite", "state.sqlite-lock", "state.sqlite-shm", "state.sqlite-wal")
+    assert kept == dict.fromkeys(names, "0o600")
+
+
+def test_a_state_that_others_could_read_is_closed_to_them(tmp_path):
+    state = tmp_path / "state.sqlite"
+    with Emulator(state=state) as emulator:
+        create(emulator)
+        emulator.stop(signal.SIGKILL)
+        for path in tmp_path.iterdir():
+            path.chmod(0o644)
+        emulator.start()
+        assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {"0o600"}
 
 
 def test_a_state_that_another_emulator_holds_is_refused():
@@ -284,7 +309,7 @@ def stored_requests(emulator):
 def test_an_upload_that_breaks_off_leaves_nothing():
     with Emulator() as emulator:
         host, port = emulator.base_url.removeprefix("http://").split(":")
-        head = f"POST {BATCHES} HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\nanthropic-version: 2026-10-21\r\n"
+        head = f"POST {BATCHES} HTTP/1.1\r\nhost: localhost\r\nx-api-key: k\r\nanthropic-version: 2026-10-21\r\n"
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(f'{head}content-length: 9000\r\n\r\n{{"requests": ['.encode())
         while not (entries := emulator.journal()):

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from airflow_provider_claude_batch.emulator.errors import ApiError, invalid, no_
 from airflow_provider_claude_batch.emulator.intake import Intake, Submission, take_in
 from airflow_provider_claude_batch.emulator.message import message
 from airflow_provider_claude_batch.emulator.models import BY_ID, MODELS
+from airflow_provider_claude_batch.emulator.origin import OwnHostsOnly
 from airflow_provider_claude_batch.emulator.page import PageQuery, page
 from airflow_provider_claude_batch.emulator.prefix import find_prefixes
 from airflow_provider_claude_batch.emulator.prompt import input_tokens
@@ -157,7 +159,8 @@ def build_app(world: World) -> Starlette:
     ]
     routes = [Route(path, _endpoint(world, name, answer), methods=[method]) for method, path, name, answer in endpoints]
     anything = Route("/{path:path}", _endpoint(world, "unknown", nowhere), methods=METHODS)
-    return Starlette(routes=[*routes, *control_routes(world), anything])
+    own_hosts_only = Middleware(OwnHostsOnly, allowed=world.settings.allowed_hosts)
+    return Starlette(routes=[*routes, *control_routes(world), anything], middleware=[own_hosts_only])
 
 
 def _endpoint(world: World, operation: str, answer: Endpoint) -> Callable[[Request], Awaitable[Response]]:

@@ -116,6 +116,14 @@ def control_routes(world: World) -> list[Route]:
     return [*routes, Route("/emulator/{path:path}", _endpoint(world, nothing), methods=METHODS)]
 
 
+def _refuse_forms(order: Order) -> None:
+    """Take JSON alone: what a form or a page can send without asking the browser first is none."""
+    given = order.request.headers.get("content-type", "")
+    is_json = given.partition(";")[0].strip().lower() == "application/json"
+    if (order.body or given) and not is_json and order.request.method not in {"GET", "HEAD"}:
+        raise ApiError(415, "the body of a control call is JSON: send the header content-type: application/json")
+
+
 def _endpoint(world: World, control: Control) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         response = await run_in_threadpool(_control, control, Order(world, request, await request.body()))
@@ -127,6 +135,7 @@ def _endpoint(world: World, control: Control) -> Callable[[Request], Awaitable[R
 
 def _control(control: Control, order: Order) -> Response:
     try:
+        _refuse_forms(order)
         answer = control(order)
     except ApiError as error:
         return _json({"error": error.message}, error.status)

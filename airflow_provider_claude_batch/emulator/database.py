@@ -1,10 +1,11 @@
 """The SQLite file that holds all state of an emulator."""
 
 import fcntl
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,9 +52,11 @@ class Database:
         self._local = threading.local()
         self._writing = threading.Lock()
         try:
+            os.close(_open_private(path))  # SQLite gives the files beside it the same rights
             self.reader()
             self._hold = _lock(path)
             self._refuse_other_versions(path)
+            _make_private(path)
             self.reader().executescript(f"{SCHEMA} PRAGMA user_version = {VERSION};")
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path} cannot hold the state: {error}") from None
@@ -103,9 +106,21 @@ class Database:
 
 def _lock(path: Path) -> IO[bytes]:
     """Keep other emulators from this state; the lock ends with the process, however that ends."""
-    file = path.with_name(f"{path.name}-lock").open("wb")
+    file = os.fdopen(_open_private(path.with_name(f"{path.name}-lock")), "wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(f"another emulator runs on {path}") from None
     return file
+
+
+def _open_private(path: Path) -> int:
+    """Open a file that only its owner may read, from its first moment on: prompts and answers are kept there."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _make_private(path: Path) -> None:
+    """Take the rights of others away where an older emulator gave them."""
+    for file in (path, *(path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm", "lock"))):
+        with suppress(FileNotFoundError, PermissionError):
+            file.chmod(0o600)

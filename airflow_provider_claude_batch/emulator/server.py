@@ -32,7 +32,7 @@ class LocalServer(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """Take the port; connections wait from now on."""
-    return socket.create_server((host, port))
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
 def run(world: World, listener: socket.socket, ready: Callable[[str], None], *, verbose: bool) -> None:
@@ -42,7 +42,7 @@ def run(world: World, listener: socket.socket, ready: Callable[[str], None], *, 
     server = LocalServer(_config(world, verbose=verbose))
     world.hang_up = server.hang_up
     host, port, *_ = listener.getsockname()
-    ready(f"http://{host}:{port}")
+    ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     try:
         server.run(sockets=[listener])
     finally:

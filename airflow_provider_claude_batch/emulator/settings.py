@@ -28,6 +28,7 @@ class Settings(Struct, frozen=True):
     now: float | None = None
     speed: float | None = None
     faults: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
 
 
 def parse_span(text: str) -> tuple[float, float]:
