@@ -15,8 +15,8 @@ demo: $(INSTALLED) ## Run a whole pipeline on a real Airflow against the emulato
 ui: $(INSTALLED) ## The same, and leave Airflow running to look at it
 	@$(BIN)/python tests/demo.py --ui
 
-test: $(INSTALLED) ## Run the tests; ARGS="-k sensor" runs some of them
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED) ## Run the tests, on all cores; ARGS="-k sensor" runs some of them, in one process
+	@$(BIN)/python -m pytest $(or $(ARGS),--numprocesses logical --dist loadscope)
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check
