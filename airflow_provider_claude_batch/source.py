@@ -15,8 +15,9 @@ from urllib.parse import unquote
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_claude_batch.batch_queue import BatchQueue, Drain
+from airflow_provider_claude_batch.connection import find_connection
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, SourceUnavailable
-from airflow_provider_claude_batch.query import ROWS_AT_ONCE, Columns, SqlRequests, find_connection
+from airflow_provider_claude_batch.query import ROWS_AT_ONCE, Columns, SqlRequests
 from airflow_provider_claude_batch.receipt import Source
 
 __all__ = ["SqlRequests", "open_source", "source_of"]
@@ -190,7 +191,7 @@ def _refuse_unreachable(path: ObjectStoragePath, name: str) -> None:
     if not has_fs(path.protocol):
         raise _no_filesystem(name)
     if path.conn_id:
-        find_connection(path.conn_id)
+        find_connection(path.conn_id, "requests")
 
 
 def _no_filesystem(name: str) -> Misconfigured:

@@ -10,7 +10,7 @@ import airflow_provider_claude_batch
 
 ROOT = Path(airflow_provider_claude_batch.__file__).parent
 PACKAGE = ROOT.name
-BEHIND_ALL = {"__init__", "errors"}
+BEHIND_ALL = {"__init__", "errors", "masking"}
 SUBJECT = {
     "columns",
     "rounds",
@@ -34,7 +34,7 @@ SUBJECT = {
     "charts",
     "arguments",
 }
-EDGES = {"client", "shard", "estimate", "load", "writers"}
+EDGES = {"client", "credentials", "redirect", "shard", "estimate", "load", "writers"}
 AIRFLOW = {
     "batch_queue",
     "queue_session",
