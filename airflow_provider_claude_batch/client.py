@@ -15,6 +15,7 @@ import msgspec
 from anthropic.types.message_count_tokens_params import MessageCountTokensParams
 
 from airflow_provider_claude_batch import batch as batches
+from airflow_provider_claude_batch import credentials, redirect
 from airflow_provider_claude_batch.batch import Batch, Page
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
@@ -42,6 +43,7 @@ _DOUBTFUL = {408, 409}
 _JUMP = timedelta(seconds=5)
 # Seconds by a clock that nobody sets; on Linux it also counts what the machine slept.
 _seconds = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+_STAY: Any = {"follow_redirects": False}  # the SDK would send requests, and headers of ours, to any other host
 
 
 # At DEBUG the SDK logs whole requests, prompts included, and at INFO its HTTP library a line for every call.
@@ -61,11 +63,24 @@ class _UploadStopped(Exception):
     """The upload ran into its deadline, so the API cannot have taken the batch."""
 
 
+class _Upload:
+    """A body that stops where it is late, and can be read again where a gateway has moved the path."""
+
+    def __init__(self, body: Iterable[bytes], is_late: Callable[[], bool]) -> None:
+        self._body, self._is_late = body, is_late
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._body:
+            if self._is_late():
+                raise _UploadStopped
+            yield chunk
+
+
 class Client:
     """Talk to the API with the credentials of one connection."""
 
     def __init__(self, sdk: anthropic.Anthropic, conn_id: str) -> None:
-        self._sdk = sdk
+        self._sdk = credentials.checked(sdk, conn_id)
         self._conn_id = conn_id
         self._zero: datetime | None = None
         self._wall_zero = _wall_zero()
@@ -141,13 +156,9 @@ class Client:
     def results(self, batch_id: str, results_url: str | None = None) -> Generator[bytes, None, None]:
         """Stream the lines of a batch's results, in the order in which the API sends them."""
         with _translated(self._conn_id, batch_id):
-            response: Any = self._sdk.get(
-                self._path(results_url) if results_url else f"{_BATCHES}/{batch_id}/results",
-                cast_to=httpx2.Response,
-                options={"timeout": _CALL_TIMEOUT, "headers": {"accept": "application/x-jsonl"}},
-                stream=True,
-                stream_cls=anthropic.Stream[Any],
-            )
+            path = self._path(results_url) if results_url else f"{_BATCHES}/{batch_id}/results"
+            options = {"timeout": _CALL_TIMEOUT, "headers": {"accept": "application/x-jsonl"}}
+            response = self._send("get", path, options, stream=True, stream_cls=anthropic.Stream[Any])
             with closing(response):
                 yield from _lines(response.iter_bytes())
 
@@ -176,12 +187,21 @@ class Client:
     ) -> T:
         with _translated(self._conn_id, batch_id, create=create):
             try:
-                response = getattr(self._sdk, method)(path, cast_to=httpx2.Response, options=options, **content)
+                response = self._send(method, path, options, **content)
             except anthropic.APIStatusError as error:
                 self._read_clock(error.response)
                 raise
             self._read_clock(response)
             return decode(response.content)
+
+    def _send(self, method: Literal["get", "post"], path: str, options: Any, **content: Any) -> Any:
+        """Call, and follow a gateway that has moved the path on its own host."""
+        for _ in range(redirect.MOST):
+            try:
+                return getattr(self._sdk, method)(path, cast_to=httpx2.Response, options=options | _STAY, **content)
+            except anthropic.APIStatusError as error:
+                path, options = _moved(error, self._conn_id), {**options, "params": {}}
+        raise redirect.refuse_circle(self._conn_id)
 
     def _path(self, url: str) -> str:
         """Take the path of an address alone, as our own host knows it: the key goes nowhere else."""
@@ -191,11 +211,8 @@ class Client:
         is_behind = told.host == base.host or rest.startswith(b"v1/")
         return "/" + (rest if is_behind else path).lstrip(b"/").decode()
 
-    def _stopping(self, body: Iterable[bytes], until: datetime) -> Iterator[bytes]:
-        for chunk in body:
-            if self._is_past(until):
-                raise _UploadStopped
-            yield chunk
+    def _stopping(self, body: Iterable[bytes], until: datetime) -> Iterable[bytes]:
+        return _Upload(body, lambda: self._is_past(until))
 
     def _is_past(self, moment: datetime) -> bool:
         """Say whether a moment has passed; if nobody can tell, it may have."""
@@ -217,7 +234,7 @@ class AsyncClient:
     """What a poller asks, without blocking its event loop."""
 
     def __init__(self, sdk: anthropic.AsyncAnthropic, conn_id: str) -> None:
-        self._sdk = sdk
+        self._sdk = credentials.checked(sdk, conn_id)
         self._conn_id = conn_id
 
     async def __aenter__(self) -> Self:
@@ -233,13 +250,13 @@ class AsyncClient:
     async def page(self, after_id: str | None = None) -> Page:
         """List up to a thousand batches, newest first."""
         with _translated(self._conn_id):
-            response = await self._sdk.get(_BATCHES, cast_to=httpx2.Response, options=_page_options(after_id))
+            response = await self._send("get", _BATCHES, _page_options(after_id))
             return batches.decode_page(response.content)
 
     async def look(self, batch_id: str) -> Batch:
         """Ask once: who waits anyway asks again by itself."""
         with _translated(self._conn_id, batch_id):
-            response = await self._sdk.get(f"{_BATCHES}/{batch_id}", cast_to=httpx2.Response, options=_ONCE)
+            response = await self._send("get", f"{_BATCHES}/{batch_id}", _ONCE)
             return batches.decode(response.content)
 
     async def answer(self, ask: Ask) -> Answer:
@@ -252,9 +269,30 @@ class AsyncClient:
     async def cancel(self, batch_id: str) -> Batch:
         """Ask the API to stop a batch; what was finished by then stays, and is paid."""
         with _translated(self._conn_id, batch_id):
-            path = f"{_BATCHES}/{batch_id}/cancel"
-            response = await self._sdk.post(path, cast_to=httpx2.Response, options=_ONCE)
+            response = await self._send("post", f"{_BATCHES}/{batch_id}/cancel", _ONCE)
             return batches.decode(response.content)
+
+    async def _send(self, method: Literal["get", "post"], path: str, options: Any) -> httpx2.Response:
+        """Call, and follow a gateway that has moved the path on its own host."""
+        for _ in range(redirect.MOST):
+            try:
+                call = getattr(self._sdk, method)
+                response: httpx2.Response = await call(path, cast_to=httpx2.Response, options=options | _STAY)
+            except anthropic.APIStatusError as error:
+                path, options = _moved(error, self._conn_id), {**options, "params": {}}
+            else:
+                return response
+        raise redirect.refuse_circle(self._conn_id)
+
+
+def _moved(error: anthropic.APIStatusError, conn_id: str) -> str:
+    """Return where a gateway has moved what was called; anything but a redirect is an error as before."""
+    if not error.response.is_redirect:
+        raise error
+    called = error.response.request
+    location = error.response.headers.get("location", "")
+    is_post = called.method == "POST"
+    return redirect.find_target(error.status_code, location, str(called.url), conn_id, is_post=is_post)
 
 
 def _wall_zero() -> datetime:
@@ -310,29 +348,36 @@ def _translated(conn_id: str, batch_id: str | None = None, *, create: bool = Fal
     try:
         yield
     except anthropic.APIStatusError as error:
+        credentials.remember_tokens(error.request.headers)
         raise _status_error(error, conn_id, batch_id, create=create) from None
     except (anthropic.APIConnectionError, httpx2.RequestError) as error:
+        credentials.remember_tokens(error.request.headers)
         raise _connection_error(error, conn_id, create=create) from None
     except TypeError as error:
         if "authentication" not in str(error):
             raise
-        raise Misconfigured(f"Connection {conn_id!r} has no API key: put one into its password.") from None
+        raise credentials.no_key(conn_id) from None
     except (msgspec.DecodeError, UnicodeDecodeError, anthropic.AnthropicError, httpx2.InvalidURL) as error:
         cls = FateUnknown if create else ApiUnavailable
         raise cls(f"The API's answer could not be read ({type(error).__name__}).") from None
 
 
-def _connection_error(error: Exception, conn_id: str, *, create: bool) -> ClaudeBatchError:
-    cause = error.__cause__ or error
+def _connection_error(
+    error: anthropic.APIConnectionError | httpx2.RequestError, conn_id: str, *, create: bool
+) -> ClaudeBatchError:
+    cause, request = error.__cause__ or error, error.request
     if isinstance(cause, _UploadStopped):
         return ApiUnavailable("The upload was too slow, and was stopped before the API could take the batch.")
+    if isinstance(cause, ClaudeBatchError):
+        return cause  # met while the body was read, so it never arrived whole
     if isinstance(cause, httpx2.UnsupportedProtocol):
         return Misconfigured(f"The host of connection {conn_id!r} is no address: write it with http:// or https://.")
+    if isinstance(cause, httpx2.LocalProtocolError) and "header" in str(cause):
+        return Misconfigured(f"A header of connection {conn_id!r} cannot be sent: correct its password and extra.")
     reason = f"{type(cause).__name__}: {str(cause).rstrip('.')}" if str(cause) else type(cause).__name__
     if create and not isinstance(cause, _NEVER_SENT):
         return FateUnknown(f"The batch was sent, and the answer never came ({reason}).")
-    request: httpx2.Request | None = getattr(error, "request", None)
-    where = f" at {request.url.scheme}://{request.url.netloc.decode()}" if request else ""
+    where = f" at {request.url.scheme}://{request.url.netloc.decode()}"
     return ApiUnavailable(f"The API{where} (connection {conn_id!r}) cannot be reached: {reason}.")
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from airflow.providers.common.compat.sdk import AirflowException, BaseHook, conf
+from airflow.providers.common.compat.sdk import AirflowException, BaseHook, conf, mask_secret
 
+from airflow_provider_claude_batch.credentials import secrets_of
 from airflow_provider_claude_batch.errors import Misconfigured
+from airflow_provider_claude_batch.masking import remember
 from airflow_provider_claude_batch.price import PRICES, PriceList
 from airflow_provider_claude_batch.row import COLUMNS, Column
 from airflow_provider_claude_batch.writers import Writer, find_writer
@@ -58,7 +60,7 @@ async def open_async_client(conn_id: str, thread: ThreadPoolExecutor | None = No
 
 def open_warehouse(conn_id: str, table: str, columns: "Sequence[Column]" = COLUMNS) -> Writer:
     """Return the writer of a table for a connection."""
-    connection = _connection(conn_id, "warehouse_conn_id")
+    connection = find_connection(conn_id, "warehouse_conn_id")
     name = Table.parse(table)
     try:
         make, hook = find_writer(connection.conn_type), connection.get_hook()
@@ -135,7 +137,7 @@ def _not_installed(conn_type: str, error: Exception) -> Misconfigured:
 def _hook(conn_id: str) -> Any:
     from airflow.providers.anthropic.hooks.anthropic import AnthropicHook
 
-    if (conn_type := _connection(conn_id, "conn_id").conn_type) != "anthropic":
+    if (conn_type := find_connection(conn_id, "conn_id").conn_type) != "anthropic":
         raise Misconfigured(f"Connection {conn_id!r} is of type {conn_type!r}: the API needs one of type anthropic.")
     hook = AnthropicHook(conn_id)
     if hook.platform not in _PLATFORMS:
@@ -145,10 +147,14 @@ def _hook(conn_id: str) -> Any:
     return hook
 
 
-def _connection(conn_id: str, argument: str) -> Any:
+def find_connection(conn_id: str, argument: str) -> Any:
+    """Return a connection of Airflow, whose secrets no text shows from now on: neither ours, nor Airflow's logs."""
     try:
-        return BaseHook.get_connection(conn_id)
+        connection = BaseHook.get_connection(conn_id)
     except AirflowException:
         raise Misconfigured(
             f"There is no connection {conn_id!r}, or it cannot be read: create it, or name another in {argument}."
         ) from None
+    if new := remember(secrets_of(connection)):
+        mask_secret([*new])
+    return connection

@@ -25,13 +25,18 @@ ClaudeBatchError
 
 from collections.abc import Sequence
 
+from airflow_provider_claude_batch.masking import mask
+
 _NAMED = 5
 
 
 class ClaudeBatchError(Exception):
-    """The root of everything that this package raises on purpose."""
+    """The root of everything that this package raises on purpose; no secret of a connection is in its text."""
 
     retryable = False
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(mask(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class Misconfigured(ClaudeBatchError):

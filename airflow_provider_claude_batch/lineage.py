@@ -4,8 +4,9 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import AirflowException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowException
 
+from airflow_provider_claude_batch.connection import find_connection
 from airflow_provider_claude_batch.writers.table import Table
 
 _FILES = ("duckdb", "sqlite")
@@ -18,7 +19,7 @@ def outputs(conn_id: str, table: str) -> Any:
     from airflow.providers.common.compat.openlineage.facet import Dataset
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    namespace, name = dataset_of(BaseHook.get_connection(conn_id), Table.parse(table))
+    namespace, name = dataset_of(find_connection(conn_id, "warehouse_conn_id"), Table.parse(table))
     return OperatorLineage(outputs=[Dataset(namespace=namespace, name=name)])
 
 

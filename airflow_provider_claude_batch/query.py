@@ -8,12 +8,14 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import msgspec
-from airflow.providers.common.compat.sdk import AirflowException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.definitions.xcom_arg import XComArg
 from jinja2 import TemplateNotFound
 
+from airflow_provider_claude_batch.connection import find_connection
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, SourceUnavailable
+from airflow_provider_claude_batch.masking import mask
 from airflow_provider_claude_batch.request import MAX_BYTES
 from airflow_provider_claude_batch.unreadable import TOO_DEEP, too_large
 
@@ -161,21 +163,11 @@ class Columns(msgspec.Struct, frozen=True):
         return None if text is None else {"messages": [{"role": "user", "content": text}]}
 
 
-def find_connection(conn_id: str) -> Any:
-    """Return a connection of Airflow."""
-    try:
-        return BaseHook.get_connection(conn_id)
-    except AirflowException:
-        raise Misconfigured(
-            f"There is no connection {conn_id!r}, or it cannot be read: create it, or name another in requests."
-        ) from None
-
-
 def find_hook(conn_id: str) -> Any:
     """Return the hook of a connection that takes SQL."""
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-    connection = find_connection(conn_id)
+    connection = find_connection(conn_id, "requests")
     try:
         hook = connection.get_hook()
     except (AirflowException, ImportError):
@@ -324,4 +316,4 @@ def _state(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:_QUOTED_CHARACTERS].rstrip(". ")
+    return (mask(str(error)).splitlines() or [""])[0][:_QUOTED_CHARACTERS].rstrip(". ")

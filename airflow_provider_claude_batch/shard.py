@@ -16,6 +16,23 @@ _HEAD, _TAIL = b'{"requests":[', b"]}"
 _MARK_TO_COME = b"\xff" * wire_id.MARK_CHARS
 
 
+class Body:
+    """The finished JSON body of a shard, which can be read from its beginning more than once."""
+
+    def __init__(self, spool: IO[bytes], offset: int, size: int, mark: str) -> None:
+        self._spool, self._offset, self._size, self._mark = spool, offset, size, mark.encode()
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._spool.seek(self._offset)
+        left = self._size
+        while left:
+            chunk = self._spool.read(min(_CHUNK, left))
+            while chunk.endswith(b"\xff") and len(chunk) < left:
+                chunk += self._spool.read(min(len(_MARK_TO_COME), left - len(chunk)))
+            left -= len(chunk)
+            yield chunk.replace(_MARK_TO_COME, self._mark)
+
+
 class Shard:
     """One batch to be: the finished JSON body lies in the spool, from `offset` on, with room for the mark."""
 
@@ -59,16 +76,9 @@ class Shard:
         """Finish the body."""
         self._spool.write(_TAIL)
 
-    def body(self, mark: str) -> Iterator[bytes]:
+    def body(self, mark: str) -> Body:
         """Stream the finished JSON body: exactly `bytes` long, whatever the mark."""
-        self._spool.seek(self._offset)
-        left = self.bytes
-        while left:
-            chunk = self._spool.read(min(_CHUNK, left))
-            while chunk.endswith(b"\xff") and len(chunk) < left:
-                chunk += self._spool.read(min(len(_MARK_TO_COME), left - len(chunk)))
-            left -= len(chunk)
-            yield chunk.replace(_MARK_TO_COME, mark.encode())
+        return Body(self._spool, self._offset, self.bytes, mark)
 
 
 def cut(

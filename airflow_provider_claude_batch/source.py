@@ -15,9 +15,10 @@ from urllib.parse import unquote
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_claude_batch.batch_queue import BatchQueue, Drain
+from airflow_provider_claude_batch.connection import find_connection
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, SourceUnavailable
 from airflow_provider_claude_batch.json_lines import BLOCK, read_gzip_lines, read_lines
-from airflow_provider_claude_batch.query import Columns, SqlRequests, find_connection, rows_at_once
+from airflow_provider_claude_batch.query import Columns, SqlRequests, rows_at_once
 from airflow_provider_claude_batch.receipt import Source
 from airflow_provider_claude_batch.request import MAX_BYTES
 
@@ -194,7 +195,7 @@ def _refuse_unreachable(path: ObjectStoragePath, name: str) -> None:
     if not has_fs(path.protocol):
         raise _no_filesystem(name)
     if path.conn_id:
-        find_connection(path.conn_id)
+        find_connection(path.conn_id, "requests")
 
 
 def _no_filesystem(name: str) -> Misconfigured:

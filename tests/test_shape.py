@@ -10,7 +10,7 @@ import airflow_provider_claude_batch
 
 ROOT = Path(airflow_provider_claude_batch.__file__).parent
 PACKAGE = ROOT.name
-BEHIND_ALL = {"__init__", "errors"}
+BEHIND_ALL = {"__init__", "errors", "masking"}
 SUBJECT = {
     "columns",
     "rounds",
@@ -36,7 +36,7 @@ SUBJECT = {
     "arguments",
     "unreadable",
 }
-EDGES = {"client", "shard", "estimate", "json_lines", "load", "writers"}
+EDGES = {"client", "credentials", "redirect", "shard", "estimate", "json_lines", "load", "writers"}
 AIRFLOW = {
     "abandoned",
     "batch_queue",

@@ -10,6 +10,7 @@ from threading import Event, Lock
 from airflow_provider_claude_batch import connection
 from airflow_provider_claude_batch.batch import Batch
 from airflow_provider_claude_batch.errors import BatchGone, ClaudeBatchError
+from airflow_provider_claude_batch.masking import masked_trace
 from airflow_provider_claude_batch.page.beside import Beside
 from airflow_provider_claude_batch.roll_call import Answer, Ask, AskForPage, Roll
 from airflow_provider_claude_batch.watch import Look
@@ -75,8 +76,9 @@ class Live:
                 self.looks = {**dict(list(self.looks.items())[-_MOST:]), **seen}
         except ClaudeBatchError as error:
             line.over(dict.fromkeys(born, error))
-        except Exception:  # a connection's hook may be anybody's code, and the page does without an answer
-            log.exception("Connection %s cannot be asked how its batches stand.", conn_id)
+        except Exception as error:  # noqa: BLE001 - a connection's hook may be anybody's code, and the page does without an answer
+            trace = masked_trace(error)
+            log.error("Connection %s cannot be asked how its batches stand.\n%s", conn_id, trace)  # noqa: TRY400 - masked
             said = f"Connection {conn_id!r} cannot be asked how its batches stand: the API server's log says why."
             line.over(dict.fromkeys(born, ClaudeBatchError(said)))
 

@@ -20,6 +20,7 @@ from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import bigquery
 
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.masking import mask
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.parquet import write_files
@@ -373,4 +374,4 @@ def _reason(error: Exception) -> str:
 def _line(error: Any) -> str:
     error = getattr(error, "cause", None) or error
     said = error.args[0] if isinstance(error, GoogleAuthError) and error.args else getattr(error, "message", str(error))
-    return " ".join(str(said).split())[:300].rstrip(".: ")
+    return " ".join(mask(str(said)).split())[:300].rstrip(".: ")

@@ -16,6 +16,7 @@ from sqlalchemy import exc
 from sqlalchemy.pool import NullPool
 
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.masking import mask
 from airflow_provider_claude_batch.row import Column, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.portable import (
@@ -215,7 +216,7 @@ def _sentence(error: exc.SQLAlchemyError) -> str:
     """Say what the driver said, without anything quoted: it may be a part of an answer."""
     told = error.orig.args if isinstance(error, exc.DBAPIError) and error.orig else error.args
     texts = (part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in told)
-    return _QUOTED.sub("…", " ".join(texts)).strip().partition("\n")[0] or type(error).__name__
+    return _QUOTED.sub("…", mask(" ".join(texts))).strip().partition("\n")[0] or type(error).__name__
 
 
 def _slices(batch_ids: Sequence[str]) -> Iterator[Sequence[str]]:

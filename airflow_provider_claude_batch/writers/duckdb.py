@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.masking import mask
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.chunk import chunks
@@ -332,5 +333,5 @@ def _literal(text: str) -> str:
 def _first_line(error: Exception) -> str:
     if isinstance(error, duckdb.ConversionException):
         return "a value does not fit its column"  # which DuckDB would quote
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = mask(str(error)).splitlines()[0] if str(error) else type(error).__name__
     return _TOKEN.sub(r"\1***", said).rstrip(".!")

@@ -23,6 +23,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergTable
 
 from airflow_provider_claude_batch.errors import Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.masking import mask
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.chunk import chunks
@@ -334,5 +335,5 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    told = str(getattr(error, "orig", None) or error).strip()
+    told = mask(str(getattr(error, "orig", None) or error)).strip()
     return told.partition("\n")[0][:300].rstrip(".") or type(error).__name__

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.copy import LibpqWriter
 
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.masking import mask
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.sample import Sample
@@ -348,7 +349,7 @@ def _explained(error: psycopg.Error, conn_id: str) -> ClaudeBatchError:
     if is_final and state and not state.startswith(_STATES_WITHOUT_VALUES):
         said = "the server refused what it was given"
     else:
-        said = error.diag.message_primary or (str(error).splitlines() or ["nothing was said"])[0].rstrip(".")
+        said = error.diag.message_primary or (mask(str(error)).splitlines() or ["nothing was said"])[0].rstrip(".")
     kind = f"{type(error).__name__} {state}".rstrip()
     cls = Misconfigured if is_final else WarehouseUnavailable
     return cls(f"PostgreSQL could not use connection {conn_id!r}: {said} ({kind}).")

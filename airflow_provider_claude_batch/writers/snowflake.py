@@ -13,6 +13,7 @@ from uuid import uuid4
 from snowflake.connector import errors
 
 from airflow_provider_claude_batch.errors import ClaudeBatchError, Misconfigured, WarehouseUnavailable
+from airflow_provider_claude_batch.masking import mask
 from airflow_provider_claude_batch.row import Column, Kind, Row
 from airflow_provider_claude_batch.writers import Answer, Retryable
 from airflow_provider_claude_batch.writers.parquet import write_files
@@ -280,7 +281,7 @@ def _file_url(path: Path) -> str:
 
 def _explained(error: errors.Error, conn_id: str) -> ClaudeBatchError:
     """Say what is wrong, but never with a value in it: what Snowflake says of data may quote an answer."""
-    said = str(error.raw_msg or "an error")
+    said = mask(str(error.raw_msg or "an error"))
     if (error.sqlstate or "").startswith("22") or error.errno in _OF_DATA:
         said = said.partition("'")[0]
     cls = WarehouseUnavailable if _may_pass(error) else Misconfigured
@@ -296,4 +297,4 @@ def _may_pass(error: errors.Error) -> bool:
 
 
 def _line(said: object) -> str:
-    return " ".join(str(said).split())[:300].rstrip(".: ")
+    return " ".join(mask(str(said)).split())[:300].rstrip(".: ")
