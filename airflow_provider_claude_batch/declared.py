@@ -41,10 +41,10 @@ def table_of(context: Any, loaded: Receipt) -> tuple[str, str]:
 
 def submit_of(context: Any, submitted: Receipt) -> tuple[Any, Any]:
     """Return the task that submitted, its requests rendered in the present context, and its own view of the context."""
-    if submitted.dag_id == context["dag"].dag_id:
-        for task in _upstream(context):
-            if task.task_id == submitted.submit_task and hasattr(_class_of(task), "read_again"):
-                return _rendered(task, ("requests",), context, submitted.map_index)
+    for task in _upstream(context):
+        is_it = (task.dag_id, task.task_id) == (submitted.dag_id, submitted.submit_task)
+        if is_it and hasattr(_class_of(task), "read_again"):
+            return _rendered(task, ("requests",), context, submitted.map_index)
     raise Misconfigured(
         "no task upstream in this Dag submitted them, and requests are read again only as the Dag's code declares them."
     )
@@ -61,7 +61,8 @@ def _declared(context: Any, receipts: Iterable[Receipt], *fields: str) -> Iterat
 
 def _upstream(context: Any) -> Iterator[Any]:
     """Yield the tasks above the running one, near and far, that leave receipts."""
-    dag = context["dag"]
+    if (dag := context.get("dag")) is None:  # called by hand, outside of any Dag
+        return
     for task_id in sorted(dag.get_task(context["task"].task_id).get_flat_relative_ids(upstream=True)):
         task = dag.get_task(task_id)
         if getattr(_class_of(task), "leaves_receipt", False):

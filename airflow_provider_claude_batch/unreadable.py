@@ -1,4 +1,4 @@
-"""Unreadable requests: too deep or too long to be read, each is one offence, named by its id where that can be seen."""
+"""Unreadable requests: one that is too deep or too long is an offence, named by its id where the id can be read."""
 
 import re
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-_DEEPEST = 200  # the same on every Python, whatever stack is left; the API's own schemas nest a tenth of it
+_DEEPEST = 200  # a number of our own: what a decoder bears depends on the stack that is left
 _CUSTOM_ID_FIRST = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,300}")')
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """What a source passes on in the place of params that it cannot read: why the request cannot be sent."""
+    """What a source passes on instead of params that it cannot read: why the request cannot be sent."""
 
     why: str
 
@@ -47,7 +47,7 @@ def custom_id_at_the_beginning(line: bytes) -> str | None:
 
 
 def is_too_deep(params: Any, json: bytes) -> bool:
-    """Go down level by level, for recursion would end where the stack does; few have as many brackets at all."""
+    """Go down level by level: recursion would end where the stack does. Few requests have as many brackets at all."""
     if json.count(b"[") + json.count(b"{") <= _DEEPEST:
         return False
     level = [params]

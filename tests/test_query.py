@@ -15,6 +15,7 @@ from sources import HI, SECRET, connect, growth, peak, request, sentence
 from warehouse_postgres import shared_server
 
 from airflow_provider_claude_batch import SqlRequests
+from airflow_provider_claude_batch import query as query_module
 from airflow_provider_claude_batch.errors import InvalidRequests, Misconfigured, SourceUnavailable
 from airflow_provider_claude_batch.request import Defaults, Reading
 from airflow_provider_claude_batch.source import open_source
@@ -367,10 +368,13 @@ def test_large_rows_are_fetched_few_at_a_time(tmp_path: Path, monkeypatch: pytes
     assert megabytes < 500
 
 
-def test_a_value_that_no_batch_could_hold_is_skipped_by_its_name(sqlite: Path) -> None:
-    for column, value in (("prompt", "hex(zeroblob(130000000))"), ("params", "hex(zeroblob(130000000))")):
-        query = SqlRequests("sqlite", f"SELECT 'long' AS custom_id, {value} AS content", **{column: "content"})
-        reading = Reading(open_source(query), Defaults({}), on_invalid="skip")
-        with pytest.raises(InvalidRequests, match="one request of 260,000,000 bytes is more than a batch holds"):
-            list(reading)
-        assert reading.invalid == {"one request of 260,000,000 bytes is more than a batch holds": ["long"]}
+@pytest.mark.parametrize("column", ["prompt", "params"])
+def test_a_value_that_no_batch_could_hold_is_skipped_by_its_name(
+    column: str, sqlite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_module, "MAX_BYTES", 1_000)
+    sql = "SELECT 'long' AS custom_id, hex(zeroblob(501)) AS content"
+    reading = Reading(open_source(SqlRequests("sqlite", sql, **{column: "content"})), Defaults({}), on_invalid="skip")
+    with pytest.raises(InvalidRequests):  # there is no other
+        list(reading)
+    assert reading.invalid == {"one request of 1,002 bytes is more than a batch holds": ["long"]}

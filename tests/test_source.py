@@ -19,6 +19,7 @@ from pyarrow import parquet
 from sources import HI, SECRET, growth, peak, request, sentence
 
 from airflow_provider_claude_batch import SqlRequests
+from airflow_provider_claude_batch import source as source_module
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.receipt import Source
 from airflow_provider_claude_batch.source import open_source, source_of
@@ -277,10 +278,13 @@ def test_large_rows_of_parquet_are_read_few_at_a_time(tmp_path: Path, monkeypatc
     assert megabytes < 300
 
 
-def test_a_row_of_parquet_that_no_batch_could_hold_is_told_before_it_is_read(tmp_path: Path) -> None:
-    table = pa.table({"custom_id": ["a"], "prompt": pa.array(["x" * 260_000_000], pa.large_string())})
-    parquet.write_table(table, tmp_path / "x.parquet", compression="zstd", use_dictionary=False)
-    assert "bytes of prompt in one row, more than a batch holds" in sentence(tmp_path / "x.parquet")
+def test_a_row_of_parquet_that_no_batch_could_hold_is_told_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1_000)
+    assert len(list(open_source(write(tmp_path / "x.parquet", custom_id=["a"], prompt=["x" * 900])))) == 1
+    path = write(tmp_path / "y.parquet", custom_id=["a", "b"], prompt=["x" * 1_100, "y" * 1_100])
+    assert "bytes of prompt in one row, more than a batch holds" in sentence(path)
 
 
 # What goes wrong with a file
