@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_of_very_many_odd_receipts_the_newest_are_named_and_all_are_counted(view
 figures = st.one_of(
     st.integers(),
     st.integers(-(10**30), 10**30),
-    st.sampled_from([BIG, -BIG, 10**13, 10**12, 10**9, 2**63, 2**64, -1, 0]),
+    st.sampled_from([BIG, -BIG, 1 - BIG, 10**13, 10**12, 10**9, 2**63, 2**64, -1, 0]),
     st.floats(),
 )
 texts = st.text(max_size=6) | st.sampled_from(
@@ -115,11 +116,13 @@ values = st.recursive(
     max_leaves=6,
 )
 nested = st.integers(1, 500).map(lambda depth: json.loads("[" * depth + "]" * depth))
+refigured = st.lists(figures, min_size=1, max_size=5).map(tuple)  # a tuple stands for all figures below
+USAGE = sorted(submission(1, NOW)["load"].to_dict()).index("usage")
 mutations = st.lists(
     st.tuples(
         st.sampled_from(["submit", "wait", "load"]),
         st.lists(st.integers(0, 60), min_size=1, max_size=4),
-        values | nested | st.just("delete") | st.just("double"),
+        values | nested | st.just("delete") | st.just("double") | refigured,
     ),
     min_size=1,
     max_size=4,
@@ -133,13 +136,23 @@ def mutate(value: Any, path: list[int], new: Any) -> None:
     key: Any = keys[where % len(keys)]
     if further and isinstance(value[key], dict | list) and value[key]:
         return mutate(value[key], further, new)
-    if new == "delete":
+    if isinstance(new, tuple):
+        value[key] = with_figures(value[key], cycle(new))
+    elif new == "delete":
         del value[key]
     elif new == "double" and isinstance(value, list):
         value.append(value[key])
     else:
         value[key] = new
     return None
+
+
+def with_figures(value: Any, figures: Iterator[Any]) -> Any:
+    if isinstance(value, dict):
+        return {name: with_figures(inner, figures) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [with_figures(inner, figures) for inner in value]
+    return value if isinstance(value, str | None) else next(figures)
 
 
 def mutated(changes: list[tuple[str, list[int], Any]]) -> dict[str, Any]:
@@ -158,7 +171,8 @@ def everybody(history: History, emulator: Any) -> Iterator[Any]:
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=mutations)
-@example(changes=[("load", [60], BIG)])
+@example(changes=[("load", [USAGE], (1 - BIG, 0, 0, 0, BIG))])
+@example(changes=[(step, [n], (BIG,)) for step in ("submit", "wait", "load") for n in range(40)])
 def test_no_request_fails_whatever_stands_in_a_receipt(everybody: Any, history: History, changes: Any) -> None:
     odd = mutated(changes)
     odd_run, good_run = write(history, ("nightly", odd), ("secret", GOOD))
