@@ -380,7 +380,7 @@ def test_a_column_that_another_role_adds_takes_no_more_rights(database, guest, m
 def guard(database, *policies):
     """Give a table policies that apply to the guest, which has all other rights."""
     database.execute("GRANT SELECT, INSERT, DELETE ON t TO guest", "ALTER TABLE t ENABLE ROW LEVEL SECURITY")
-    database.execute(*(f"CREATE POLICY {kind} ON t FOR {kind} TO guest {rule}" for kind, rule in policies))
+    database.execute(*(f"CREATE POLICY may_{kind} ON t FOR {kind} TO guest {rule}" for kind, rule in policies))
 
 
 def test_a_table_with_policies_takes_rows_that_they_allow(database, guest, monkeypatch):

@@ -68,7 +68,7 @@ _STAGED: dict[Kind, pa.DataType] = {
     "json": pa.large_string(),
 }
 _STAGED_ROWS = "claude_batch_staged_rows"
-_LASTING = re.compile(r"not a valid DuckDB database|Corrupt database|database file with [a-z ]*version|read-only mode")
+_LASTING = re.compile(r"not a valid DuckDB database|Corrupt database|database file with [a-z ]*version")
 _TOKEN = re.compile(r"(motherduck_token=)[^\s&'\"]+")
 
 log = logging.getLogger(__name__)
