@@ -146,7 +146,7 @@ def mark_of_lines(lines: Iterable[bytes]) -> str | None:
     One foreign id in 64 of a certain shape passes for ours: only lines that all bear one mark, and several, prove it.
     """
     found = {wire_id.parse(one.custom_id) for line in lines if (one := result.decode(line))}
-    marks = {wire and wire.mark for wire in found}
+    marks = {wire.mark if wire else None for wire in found}
     return marks.pop() if len(marks) == 1 and len(found) >= _PROVING_IDS else None
 
 
