@@ -1,43 +1,21 @@
 """Typed columns: what a Pydantic model, or a JSON schema, says of the answers becomes columns of the table."""
 
-import math
-import re
-import types
-from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import UTC, date, datetime
-from decimal import Decimal
-from enum import Enum
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any
 
 import msgspec
 
-from airflow_provider_claude_batch import json_schema
+from airflow_provider_claude_batch import json_schema, validator
+from airflow_provider_claude_batch.cells import cell, cell_of_model, json_of_model, tree_of
 from airflow_provider_claude_batch.errors import Misconfigured
-from airflow_provider_claude_batch.row import COLUMNS, Column, Kind, Unfit
+from airflow_provider_claude_batch.json_schema import Exact
+from airflow_provider_claude_batch.row import COLUMNS, Column, Unfit
 
 _OURS = frozenset(column.name for column in COLUMNS)
 _TAKEN = frozenset({"xmin", "xmax", "cmin", "cmax", "ctid", "tableoid", "claude_batch_nth"})
-_INT_LIMIT, _WHOLE_DIGITS, _FRACTION_DIGITS = 2**63, 29, 9
-_FLOAT_LIMIT = 2**53  # beyond it, a float may be one of several integers
-_QUOTED = re.compile(r""" (?:'.*'|".*"|(?<=value )-?\d+)(?= - at |$)""", re.DOTALL)
 _NAMED_FAULTS = 3
-_KINDS: dict[Any, Kind] = {
-    str: "text",
-    int: "bigint",
-    float: "double",
-    bool: "boolean",
-    date: "date",
-    datetime: "timestamp",
-    Decimal: "decimal",
-}
-_VALUES: dict[Kind, type | tuple[type, ...]] = {
-    "bigint": int,
-    "double": (float, int),
-    "boolean": bool,
-    "date": date,
-    "timestamp": datetime,
-    "decimal": (Decimal, int),
-}
+_parts_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 Values = tuple[Any, ...]
 
@@ -66,8 +44,7 @@ class Columns:
     def read(self, text: str) -> Values:
         """Return the values of an answer, in the order of the columns."""
         try:
-            values = self._read(text)
-            return tuple(_fitted(value, column) for value, column in zip(values, self.columns, strict=True))
+            return self._read(text)
         except Unfit:
             raise
         except Exception as error:  # noqa: BLE001 - validators raise anything, and one answer must not fail the load
@@ -75,114 +52,103 @@ class Columns:
 
 
 def _of_schema(schema: Mapping[str, Any]) -> Columns:
-    properties = json_schema.properties(schema)
-    _refuse_names([one.name for one in properties])
-    parts = {one.name: msgspec.json.Decoder(one.type) for one in properties if one.kind == "json"}
-    fields = {one.name: (msgspec.Raw if one.name in parts else one.type, one.is_required) for one in properties}
-    decode = msgspec.json.Decoder(json_schema.struct("Answer", fields)).decode
+    root = json_schema.resolved(schema)
+    columns = tuple(Column(one.name, one.kind) for one in json_schema.properties(root))
+    _refuse_names([column.name for column in columns])
+    judge = validator.judge_of(root)
+    has_json = any(column.kind == "json" for column in columns)
 
     def read(text: str) -> Values:
-        try:
-            values = msgspec.structs.astuple(decode(text))
-        except msgspec.DecodeError as error:
-            raise Unfit(_QUOTED.sub("", str(error))) from None
-        for value, one in zip(values, properties, strict=True):
-            if isinstance(value, msgspec.Raw):
-                _check_part(one.name, value, parts[one.name])
-            if one.allowed and value is not msgspec.UNSET:
-                _check_allowed(one, value)
-        return tuple(map(_plain, values))
+        tree = tree_of(text)
+        judge(tree)
+        parts = _parts_of(text) if has_json else {}
+        return tuple(
+            _raw(parts, column.name) if column.kind == "json" else cell(tree.get(column.name), column)
+            for column in columns
+        )
 
-    return Columns(json_schema.spelled_out(schema), tuple(Column(one.name, one.kind) for one in properties), read)
+    return Columns(json_schema.asked(schema, root), columns, read)
 
 
-def _check_part(name: str, value: msgspec.Raw, part: "msgspec.json.Decoder[Any]") -> None:
-    try:
-        part.decode(value)
-    except msgspec.DecodeError as error:
-        raise Unfit(f"{name}: {_QUOTED.sub('', str(error))}") from None
-
-
-def _check_allowed(one: json_schema.Property, value: Any) -> None:
-    if (msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value) not in one.allowed:
-        raise Unfit(f"{one.name}: not one of those allowed")
+def _raw(parts: Mapping[str, msgspec.Raw], name: str) -> str | None:
+    text = bytes(parts.get(name, b"null")).decode()
+    return None if text == "null" else text
 
 
 def _of_model(model: Any) -> Columns:
     if getattr(model, "__pydantic_root_model__", False) or not model.model_fields:
         raise Misconfigured("columns= takes a model with fields: each of them is a column.")
     _refuse_names(list(model.model_fields))
-    kinds = {name: _kind_of(field.annotation) for name, field in model.model_fields.items()}
-    exact = {key for name, field in model.model_fields.items() if _is_decimal(field) for key in _keys(name, field)}
-    schema = model.model_json_schema()
-    json_schema.resolved(schema)
-    known = {*kinds, *json_schema.names(schema)}
-    decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+    schema, root, named = _schemas(model)
+    keys = {name: _keys(name, field) for name, field in model.model_fields.items()}
+    columns = tuple(Column(name, json_schema.kind_of(named.get(name, {}))) for name in keys)
+    decimals = {
+        key: found
+        for name in keys
+        for key in keys[name]
+        if (found := json_schema.exact([one for one in (named.get(name), root.get("properties", {}).get(key)) if one]))
+    }
+    places = Exact(here=False, keys=decimals, first=(), items=None)
+    known = {*keys, *json_schema.names(root)}
 
     def read(text: str) -> Values:
+        tree = tree_of(text)  # Pydantic takes more for JSON than warehouses do
+        parts = _parts_of(text) if isinstance(tree, dict) else {}
         try:
-            parts = decode(text)  # Pydantic takes more for JSON than warehouses do
-            answer = model.model_validate_json(_with_exact(text, parts, exact))
-        except msgspec.DecodeError as error:
-            raise Unfit(_QUOTED.sub("", str(error))) from None
+            answer = model.model_validate_json(_with_exact(text.strip().encode(), places) if decimals else text)
         except ValueError as error:
             raise Unfit(_faults(error, known)) from None
-        values = {name: getattr(answer, name) for name in kinds}
-        return tuple(_json(value) if kinds[name] == "json" else _plain(value) for name, value in values.items())
+        return tuple(_value(getattr(answer, column.name), keys[column.name], tree, parts, column) for column in columns)
 
-    for key in exact & set(schema["properties"]):
-        schema["properties"][key] = json_schema.as_text(schema["properties"][key])
-    columns = tuple(Column(name, kind) for name, kind in kinds.items())
-    return Columns(json_schema.spelled_out(schema), columns, read)
+    return Columns(json_schema.asked(schema, root), columns, read)
 
 
-def _with_exact(text: str, parts: dict[str, msgspec.Raw], exact: Collection[str]) -> str | bytes:
-    """Quote the numbers of decimal fields: Pydantic would read them as floats, which changes digits."""
-    found = {key: bytes(parts[key]) for key in exact if key in parts}
-    numbers = {key: one for key, one in found.items() if one[:1] in b"-0123456789"}
-    if not numbers:
+def _schemas(model: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return a model's schema, the same without references, and what it says of each field by the field's own name."""
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class WithDecimals(GenerateJsonSchema):
+        def decimal_schema(self, schema: Any) -> dict[str, Any]:
+            """Ask for text alone: the digits of a number may not survive."""
+            texts = [one for one in super().decimal_schema(schema).get("anyOf", ()) if one.get("type") == "string"]
+            return {"anyOf": [{"format": "decimal", **(texts[0] if texts else {"type": "string"})}]}
+
+    schema = model.model_json_schema(schema_generator=WithDecimals)
+    by_name = model.model_json_schema(schema_generator=WithDecimals, by_alias=False)
+    return schema, json_schema.resolved(schema), json_schema.resolved(by_name).get("properties", {})
+
+
+def _value(
+    made: Any, keys: tuple[str, ...], tree: Mapping[str, Any], parts: Mapping[str, msgspec.Raw], column: Column
+) -> Any:
+    key = next((one for one in keys if one in parts), None)
+    written = None if key is None else tree[key]
+    if column.kind == "json":
+        return json_of_model(made, written, None if key is None else bytes(parts[key]), column)
+    return cell_of_model(made, written, column)
+
+
+def _with_exact(text: bytes, places: Exact | None) -> bytes:
+    """Quote the numbers that are decimals: Pydantic would read them as floats, which changes digits."""
+    if places is None or text[:1] not in b"{[-0123456789":
         return text
-    return msgspec.json.encode({**parts, **{key: msgspec.Raw(b'"%b"' % one) for key, one in numbers.items()}})
+    if places.here and text[:1] in b"-0123456789":
+        return b'"%b"' % text
+    if text[:1] == b"{" and places.keys:
+        parts = _parts_of(text)
+        quoted = {key: _with_exact(bytes(part), places.keys.get(key)) for key, part in parts.items()}
+        return msgspec.json.encode({key: msgspec.Raw(part) for key, part in quoted.items()})
+    if text[:1] == b"[" and (places.items or places.first):
+        entries = map(bytes, msgspec.json.decode(text, type=list[msgspec.Raw]))
+        each = (places.first[n] if n < len(places.first) else places.items for n in count())
+        return msgspec.json.encode([msgspec.Raw(_with_exact(*pair)) for pair in zip(entries, each, strict=False)])
+    return text
 
 
-def _keys(name: str, field: Any) -> set[str]:
+def _keys(name: str, field: Any) -> tuple[str, ...]:
     """Return the keys under which an answer may hold a field."""
-    given = (name, field.alias, field.validation_alias, *getattr(field.validation_alias, "choices", ()))
-    return {key for key in given if isinstance(key, str)}
-
-
-def _is_decimal(field: Any) -> bool:
-    return {one for one in _members(field.annotation) if one is not types.NoneType} == {Decimal}
-
-
-def _members(annotation: Any) -> Iterator[Any]:
-    """Return what a field may be, without the names and the conditions around it."""
-    if get_origin(annotation) is Annotated:
-        yield from _members(get_args(annotation)[0])
-    elif get_origin(annotation) in {Union, types.UnionType}:
-        for one in get_args(annotation):
-            yield from _members(one)
-    elif inner := getattr(annotation, "__supertype__", None) or getattr(annotation, "__value__", None):
-        yield from _members(inner)
-    else:
-        yield annotation
-
-
-def _kind_of(annotation: Any) -> Kind:
-    """Tell which column holds values of a field; what may be several things, or has parts, is kept as JSON."""
-    kinds = {_kind_of_one(one) for one in _members(annotation) if one is not types.NoneType}
-    return kinds.pop() if len(kinds) == 1 else "json"
-
-
-def _kind_of_one(annotation: Any) -> Kind:
-    if get_origin(annotation) is Literal:
-        values = get_args(annotation)
-    elif isinstance(annotation, type) and issubclass(annotation, Enum):
-        values = tuple(one.value for one in annotation)
-    else:
-        return _KINDS.get(annotation, "json")
-    kinds = {_KINDS.get(type(value), "json") for value in values if value is not None}
-    return kinds.pop() if len(kinds) == 1 else "json"
+    given = (field.alias, field.validation_alias, *getattr(field.validation_alias, "choices", ()), name)
+    return tuple(dict.fromkeys(key for key in given if isinstance(key, str)))
 
 
 def _refuse_names(names: list[str]) -> None:
@@ -200,87 +166,10 @@ def _refuse_names(names: list[str]) -> None:
         raise Misconfigured(f"columns= names {odd[0]!r}, which is no name of a column.")
 
 
-def _faults(error: ValueError, known: Collection[str]) -> str:
+def _faults(error: ValueError, known: set[str]) -> str:
     """Say where an answer is at fault and how, without its words: a key that it made up is one of them."""
     details: Any = getattr(error, "errors", None)
     if details is None:
         return type(error).__name__
     found = details(include_input=False, include_url=False, include_context=False)
-    return "; ".join(f"{_place(one['loc'], known)}: {one['type']}" for one in found[:_NAMED_FAULTS])
-
-
-def _place(loc: tuple[int | str, ...], known: Collection[str]) -> str:
-    return ".".join(str(part) if isinstance(part, int) or part in known else "…" for part in loc)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, msgspec.Raw):
-        text = bytes(value).decode()
-        return None if text == "null" else text
-    if value is msgspec.UNSET:
-        return None
-    return value.value if isinstance(value, Enum) else value
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else msgspec.json.encode(value, enc_hook=_of_odd).decode()
-
-
-def _of_odd(value: Any) -> Any:
-    """Write what msgspec does not know: a model as it writes itself, anything else as its text."""
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
-
-
-def _fitted(value: Any, column: Column) -> Any:
-    """Take a value into its column, or refuse it: what is rounded or cut silently is wrong silently."""
-    if value is None:
-        return None
-    if column.kind == "bigint" and isinstance(value, float) and value.is_integer() and abs(value) < _FLOAT_LIMIT:
-        value = int(value)
-    if not _is_of(column.kind, value):
-        raise Unfit(f"{column.name}: no {column.kind}")
-    match column.kind:
-        case "bigint" if not -_INT_LIMIT <= value < _INT_LIMIT:
-            raise Unfit(f"{column.name}: larger than 64 bits")
-        case "double":
-            return _finite(value, column)
-        case "decimal":
-            return _exact(Decimal(value), column)
-        case "timestamp":
-            return _in_utc(value, column)
-        case "text" if not isinstance(value, str):
-            return str(value)
-    return value
-
-
-def _is_of(kind: Kind, value: Any) -> bool:
-    if isinstance(value, bool | datetime):  # which are an int and a date as well
-        return kind == ("boolean" if isinstance(value, bool) else "timestamp")
-    return isinstance(value, _VALUES.get(kind, object))
-
-
-def _finite(value: float, column: Column) -> float:
-    if not math.isfinite(value):
-        raise Unfit(f"{column.name}: not a finite number")
-    return float(value)
-
-
-def _exact(value: Decimal, column: Column) -> Decimal:
-    """Drop the zeros that say nothing and keep every other digit, which decimal's own arithmetic would round."""
-    sign, digits, exponent = value.as_tuple()
-    if not isinstance(exponent, int):
-        raise Unfit(f"{column.name}: not a finite number")
-    if not any(digits):
-        return Decimal(0)
-    while exponent < -_FRACTION_DIGITS and not digits[-1]:
-        digits, exponent = digits[:-1], exponent + 1
-    if exponent < -_FRACTION_DIGITS or value.adjusted() >= _WHOLE_DIGITS:
-        raise Unfit(f"{column.name}: more than {_WHOLE_DIGITS} digits, or {_FRACTION_DIGITS} after the point")
-    return Decimal((sign, digits, exponent))
-
-
-def _in_utc(value: datetime, column: Column) -> datetime:
-    try:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    except OverflowError:
-        raise Unfit(f"{column.name}: outside the years 1 to 9999") from None
+    return "; ".join(f"{validator.place(one['loc'], known)}: {one['type']}" for one in found[:_NAMED_FAULTS])

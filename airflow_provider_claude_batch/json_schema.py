@@ -1,165 +1,239 @@
-"""JSON schemas, as far as structured output goes: types to check answers against, and the kinds of columns."""
+"""JSON schemas, as far as structured output goes: without references, the kinds of columns, and what is asked for."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from datetime import date, datetime, time
-from decimal import Decimal
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any, Literal, NamedTuple
-from uuid import UUID
-
-import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.row import Kind
 
-_BIGINT = Meta(ge=-(2**63), le=2**63 - 1)
-_SCALARS: dict[Any, tuple[Kind, Any]] = {
-    "string": ("text", str),
-    "integer": ("bigint", int),
-    "number": ("double", float),
-    "boolean": ("boolean", bool),
-}
-_FORMATS: dict[Any, tuple[Kind, Any]] = {
-    "date": ("date", date),
-    "date-time": ("timestamp", datetime),
-    "decimal": ("decimal", Decimal),
-    "time": ("text", time),
-    "uuid": ("text", UUID),
-}
-_KINDS: dict[type, Kind] = {type_: kind for kind, type_ in _SCALARS.values()}
-_LIMITS = {
-    "minimum": "ge",
-    "maximum": "le",
-    "exclusiveMinimum": "gt",
-    "exclusiveMaximum": "lt",
-    "multipleOf": "multiple_of",
-    "minLength": "min_length",
-    "maxLength": "max_length",
-    "pattern": "pattern",
-    "minItems": "min_length",
-    "maxItems": "max_length",
-}
-_TYPES = (*_SCALARS, "null", "object", "array")
+_KINDS: dict[Any, Kind] = {"string": "text", "integer": "bigint", "number": "double", "boolean": "boolean"}
+_FORMATS: dict[Any, Kind] = {"date": "date", "date-time": "timestamp"}
+_LITERALS: dict[type, Kind] = {str: "text", int: "bigint", float: "double", bool: "boolean"}
+_TYPES = (*_KINDS, "null", "object", "array")
 _PRIMITIVES = (str, int, float, bool, type(None))
+NOTES = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment"}
+_DEFINITIONS = ("$defs", "definitions")
+# Where the schemas are that a schema holds: by name, in lists, alone.
+_BY_NAME = ("properties", "patternProperties", "dependentSchemas")
+_IN_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_ALONE = (
+    *("items", "additionalItems", "unevaluatedItems", "contains", "additionalProperties", "unevaluatedProperties"),
+    *("propertyNames", "not", "if", "then", "else"),
+)
+_ASKED_REF = re.compile(r"#/\$defs/[^/]+")
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 class Property(NamedTuple):
-    """One property of the answers: the kind of its column, the type of its values, and those allowed, if only some."""
+    """One property of the answers, and the kind of its column."""
 
     name: str
     kind: Kind
-    type: Any
-    is_required: bool
-    allowed: tuple[Any, ...] = ()
 
 
-def properties(schema: Mapping[str, Any]) -> list[Property]:
-    """Return what the answers of a schema consist of."""
-    root = resolved(schema)
+class Exact(NamedTuple):
+    """Where a schema has decimals: here, below keys, or in the entries of a list (the first ones, and all others)."""
+
+    here: bool
+    keys: dict[str, "Exact"]
+    first: tuple["Exact | None", ...]
+    items: "Exact | None"
+
+
+def properties(root: Mapping[str, Any]) -> list[Property]:
+    """Return what the answers of a schema without references consist of."""
     if root.get("type") != "object" or not root.get("properties"):
         raise Misconfigured("columns= takes a schema of objects with properties: each of them is a column.")
-    required = root.get("required", ())
-    return [
-        Property(name, _kind(one), _type(one, name), name in required, _allowed(one))
-        for name, one in root["properties"].items()
-    ]
+    return [Property(name, kind_of(one)) for name, one in root["properties"].items()]
 
 
 def resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema without references, and refuse what the API cannot answer."""
-    root = _plain(schema, {**schema.get("definitions", {}), **schema.get("$defs", {})}, ())
+    root: dict[str, Any] = _without_references(schema, schema, ())
     for name, one in root.get("properties", {}).items():
         _refuse_unanswerable(one, name)
     return root
 
 
-def names(schema: Any) -> Iterator[str]:
+def asked(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema to ask for, given the one without references: in words that the API takes.
+
+    It takes references to its `$defs` alone, and none within an `allOf`. Decimals are asked for as text, since the
+    digits of a number may not survive; lists of types as the alternatives that they are.
+    """
+    is_plain = all(_ASKED_REF.fullmatch(str(one["$ref"])) for one in _everywhere(schema) if "$ref" in one) and not any(
+        "$ref" in part for one in _everywhere(schema) for part in one.get("allOf", ()) if isinstance(part, Mapping)
+    )
+    wanted: dict[str, Any] = rewritten(schema if is_plain else root, _spelled_out)
+    return wanted
+
+
+def names(schema: Mapping[str, Any]) -> Iterator[str]:
     """Return the names of all properties of a schema, the nested ones too."""
-    if isinstance(schema, Mapping):
-        if isinstance(parts := schema.get("properties"), Mapping):
-            yield from parts
-        schema = list(schema.values())
-    if isinstance(schema, list):
-        for one in schema:
-            yield from names(one)
+    for one in _everywhere(schema):
+        yield from one.get("properties", ())
 
 
-def as_text(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask for a decimal as text alone: the digits of a number may not survive."""
-    alternatives = schema.get("anyOf", ())
-    if not any(one.get("type") == "string" for one in alternatives):
-        return dict(schema)
-    kept = [
-        {"format": "decimal", **one} if one.get("type") == "string" else one
-        for one in alternatives
-        if one.get("type") != "number"
-    ]
-    return {**schema, "anyOf": kept}
-
-
-def struct(name: str, fields: Mapping[str, tuple[Any, bool]]) -> Any:
-    """Make a record of fields with whatever names, each with its type and whether it has to be there."""
-    names = {f"f{number}": key for number, key in enumerate(fields)}
-    definition = [
-        (field, fields[key][0]) if fields[key][1] else (field, fields[key][0] | UnsetType, UNSET)
-        for field, key in names.items()
-    ]
-    return msgspec.defstruct(name if name.isidentifier() else "Object", definition, kw_only=True, rename=names)
-
-
-def spelled_out(schema: Any) -> Any:
-    """Write lists of types as the alternatives that they are, which is how the API takes them."""
-    if isinstance(schema, list):
-        return [spelled_out(one) for one in schema]
+def rewritten(schema: Any, rewrite: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Rewrite a schema and all that it holds, the innermost first."""
     if not isinstance(schema, Mapping):
         return schema
-    schema = {key: spelled_out(value) for key, value in schema.items()}
-    if not isinstance(types := schema.get("type"), list):
-        return schema
-    about = {key: schema.pop(key) for key in ("title", "description") if key in schema}
-    return {**about, "anyOf": [{"type": "null"} if one == "null" else {**schema, "type": one} for one in types]}
+    return rewrite(_mapped(schema, lambda one: rewritten(one, rewrite)))
 
 
-def _plain(schema: Any, defs: Mapping[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
-    """Put what references point to in their place, and leave one way to spell alternatives."""
+def kind_of(schema: Any) -> Kind:
+    """Tell which column holds a value; what may be several things, or has parts, is kept as JSON."""
+    kinds = {kind for one in alternatives(schema) for kind in _kinds_of_one(one)}
+    return kinds.pop() if len(kinds) == 1 else "json"
+
+
+def alternatives(schema: Any) -> list[dict[str, Any]]:
+    """Return the schemas of which a value fits one, each with one type and what stands beside all of them."""
     if not isinstance(schema, Mapping):
-        return {}
+        return [{}]
+    for word in ("anyOf", "oneOf"):
+        if word in schema:
+            beside = {key: value for key, value in schema.items() if key != word and key not in NOTES}
+            inner = (one if isinstance(one, Mapping) else {} for one in schema[word])
+            return [nested for one in inner for nested in alternatives({**beside, **one})]
+    if isinstance(types := schema.get("type"), list):
+        return [{**schema, "type": one} for one in types]
+    return [dict(schema)]
+
+
+def is_decimal(schema: Mapping[str, Any]) -> bool:
+    """Tell a schema of decimals, which may be written as text and as a number."""
+    return schema.get("format") == "decimal" and schema.get("type") in {"string", "number"} and not literals(schema)
+
+
+def literals(schema: Mapping[str, Any]) -> list[Any]:
+    """Return the only values that a schema allows, where it names them."""
+    return [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
+
+
+def exact(schemas: list[Any]) -> Exact | None:
+    """Find the decimals in what fits one of some schemas; what may be another text or number as well is none."""
+    options = [option for one in schemas for option in alternatives(one) if option]
+    kinds = [is_decimal(one) for one in options if one.get("type") in {"string", "number", "integer"} or literals(one)]
+    named: dict[str, list[Any]] = {}
+    for option in options:
+        for name, one in option.get("properties", {}).items():
+            named.setdefault(name, []).append(one)
+    keys = {name: found for name, ones in named.items() if (found := exact(ones))}
+    lists = [one["prefixItems"] for one in options if "prefixItems" in one]
+    first = tuple(exact([one[n] for one in lists if n < len(one)]) for n in range(max(map(len, lists), default=0)))
+    rest = [one["items"] for one in options if isinstance(one.get("items"), Mapping)]
+    items = exact(rest) if rest else None
+    found = Exact(bool(kinds) and all(kinds), keys, first, items)
+    return found if found.here or keys or items or any(first) else None
+
+
+def _kinds_of_one(schema: Mapping[str, Any]) -> set[Kind]:
+    if values := literals(schema):
+        kinds = {_LITERALS.get(type(value), "json") for value in values if value is not None}
+        return {"double"} if kinds == {"bigint", "double"} else kinds
+    if "type" not in schema and (parts := schema.get("allOf")):
+        said = [kinds for one in parts if (kinds := {kind_of(one)}) != {"json"}]
+        return said[0] if said and all(kinds == said[0] for kinds in said) else {"json"}
+    if schema.get("type") == "null":
+        return set()
+    if is_decimal(schema):
+        return {"decimal"}
+    if schema.get("type") == "string" and schema.get("format") in _FORMATS:
+        return {_FORMATS[schema["format"]]}
+    return {_KINDS.get(schema.get("type"), "json")}
+
+
+def _without_references(schema: Any, root: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    """Put what references point to in their place; what stands beside one holds as well."""
+    if not isinstance(schema, Mapping):
+        return schema
     if "$ref" in schema:
-        name = str(schema["$ref"]).rpartition("/")[2]
-        if name in seen:
+        pointer = str(schema["$ref"])
+        if pointer in within:
+            name = pointer.rpartition("/")[2]
             raise Misconfigured(f"columns= has a schema that holds itself ({name}): the API takes none that does.")
-        if name not in defs:
-            raise Misconfigured(f"columns= has a schema that points to {schema['$ref']!r}, and nothing is there.")
-        return _plain(defs[name], defs, (*seen, name))
-    if len(all_of := schema.get("allOf", ())) == 1:
-        return _plain({**{key: schema[key] for key in schema if key != "allOf"}, **all_of[0]}, defs, seen)
-    plain = spelled_out({key: value for key, value in schema.items() if key not in {"$defs", "definitions"}})
-    if alternatives := plain.get("anyOf") or plain.get("oneOf"):
-        return {"anyOf": [_plain(one, defs, seen) for one in alternatives]}
-    if "properties" in plain:
-        plain["properties"] = {key: _plain(value, defs, seen) for key, value in plain["properties"].items()}
-    if "items" in plain:
-        plain["items"] = _plain(plain["items"], defs, seen)
-    if "allOf" in plain:
-        plain["allOf"] = [_plain(one, defs, seen) for one in plain["allOf"]]
-    return dict(plain)
+        target = _without_references(_pointed_to(pointer, root), root, (*within, pointer))
+        beside = {key: value for key, value in schema.items() if key not in {"$ref", *_DEFINITIONS}}
+        return _both(target, _without_references(beside, root, within))
+    plain = {key: value for key, value in schema.items() if key not in _DEFINITIONS}
+    plain = _mapped(plain, lambda one: _without_references(one, root, within))
+    if len(parts := plain.get("allOf", ())) == 1:
+        return _both(parts[0], {key: value for key, value in plain.items() if key != "allOf"})
+    return plain
 
 
-def _refuse_unanswerable(schema: Mapping[str, Any], where: str) -> None:
+def _both(one: Any, beside: dict[str, Any]) -> Any:
+    """Join two schemas of which both hold."""
+    if not isinstance(one, Mapping) or any(key in one and key not in NOTES for key in beside):
+        return {"allOf": [one, beside]} if set(beside) - NOTES else one
+    return {**one, **beside}
+
+
+def _pointed_to(pointer: str, root: Mapping[str, Any]) -> Any:
+    """Follow a JSON pointer from the root."""
+    found: Any = root
+    start, *parts = _PERCENT.sub(lambda code: bytes([int(code[1], 16)]), pointer.encode()).decode().split("/")
+    for part in parts:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        elif isinstance(found, Mapping) and key in found:
+            found = found[key]
+        else:
+            start = ""
+    if start != "#":
+        raise Misconfigured(f"columns= has a schema that points to {pointer!r}, and nothing is there.")
+    return found
+
+
+def _mapped(schema: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Change the schemas that stand directly in one."""
+    changed = dict(schema)
+    for key, value in schema.items():
+        if key in (*_BY_NAME, *_DEFINITIONS) and isinstance(value, Mapping):
+            changed[key] = {name: change(one) for name, one in value.items()}
+        elif key in _IN_LISTS and isinstance(value, list | tuple):
+            changed[key] = [change(one) for one in value]
+        elif key in _ALONE:
+            changed[key] = change(value)
+    return changed
+
+
+def _everywhere(schema: Any) -> list[dict[str, Any]]:
+    """Return a schema and all that it holds."""
+    found: list[dict[str, Any]] = []
+
+    def note(one: dict[str, Any]) -> dict[str, Any]:
+        found.append(one)
+        return one
+
+    rewritten(schema, note)
+    return found
+
+
+def _spelled_out(schema: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(types := schema.get("type"), list):
+        about: dict[str, Any] = {key: schema[key] for key in ("title", "description") if key in schema}
+        one_of = {key: value for key, value in schema.items() if key not in about}
+        kinds = [{"type": "null"} if one == "null" else _spelled_out({**one_of, "type": one}) for one in types]
+        return {**about, "anyOf": kinds}
+    return {**schema, "type": "string"} if is_decimal(schema) else schema
+
+
+def _refuse_unanswerable(schema: Any, where: str) -> None:
     """Refuse what has no type, and objects without named properties: the only one that the API writes is empty."""
-    if "anyOf" in schema or "allOf" in schema:
-        for one in (*schema.get("anyOf", ()), *schema.get("allOf", ())):
-            _refuse_unanswerable(one, where)
-    elif not (_literals(schema) and all(isinstance(one, _PRIMITIVES) for one in _literals(schema))):
-        _refuse_untyped(schema, where)
-        for name, one in schema.get("properties", {}).items():
-            _refuse_unanswerable(one, f"{where}.{name}")
-        if "items" in schema:
-            _refuse_unanswerable(schema["items"], where)
+    for one in alternatives(schema):
+        if "type" not in one and "allOf" in one:
+            for part in one["allOf"]:
+                _refuse_unanswerable(part, where)
+        elif not literals(one) or not all(isinstance(value, _PRIMITIVES) for value in literals(one)):
+            _refuse_untyped(one, where)
+            for name, part in one.get("properties", {}).items():
+                _refuse_unanswerable(part, f"{where}.{name}")
+            if "items" in one:
+                _refuse_unanswerable(one["items"], where)
 
 
 def _refuse_untyped(schema: Mapping[str, Any], where: str) -> None:
@@ -170,111 +244,3 @@ def _refuse_untyped(schema: Mapping[str, Any], where: str) -> None:
             f"columns= leaves open which keys {where} has, and the API would answer {{}} each time: "
             "name its fields, or make it a list of models with a key and a value."
         )
-
-
-def _kind(schema: Mapping[str, Any]) -> Kind:
-    """Tell which column holds a value; what may be several things, or has parts, is kept as JSON."""
-    kinds: set[Kind] = {kind for one in _alternatives(schema) for kind in _kinds_of_one(one)}
-    return kinds.pop() if len(kinds) == 1 else "json"
-
-
-def _kinds_of_one(schema: Mapping[str, Any]) -> set[Kind]:
-    if values := _literals(schema):
-        kinds = {_KINDS.get(type(value), "json") for value in values if value is not None}
-        return {"double"} if kinds == {"bigint", "double"} else kinds
-    if schema.get("type") == "null":
-        return set()
-    scalar = _scalar(schema)
-    return {scalar[0] if scalar else "json"}
-
-
-def _allowed(schema: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the only values that are allowed, where each alternative names its own."""
-    named = [_literals(one) or ([None] if one.get("type") == "null" else []) for one in _alternatives(schema)]
-    return tuple(value for values in named for value in values) if all(named) else ()
-
-
-def _type(schema: Mapping[str, Any], name: str) -> Any:
-    """Build the type that checks a value; where alternatives cannot be told apart, anything goes."""
-    alternatives = _alternatives(schema)
-    type_ = reduce(or_, [*(_type_of_one(one, name) for one in alternatives), *_whole_floats(alternatives)])
-    try:
-        msgspec.json.Decoder(type_)
-    except TypeError:
-        return Any
-    return type_
-
-
-def _whole_floats(alternatives: list[Mapping[str, Any]]) -> list[Any]:
-    """To JSON Schema 5.0 and 1e3 are integers; where any other number fits too, its type takes them in."""
-    if {"double", "decimal"} & {kind for one in alternatives for kind in _kinds_of_one(one)}:
-        return []
-    whole = [one for one in alternatives if one.get("type") == "integer" and not _literals(one)]
-    return [_limited(float, {"multipleOf": 1, **one}) for one in whole]
-
-
-def _type_of_one(schema: Mapping[str, Any], name: str) -> Any:
-    if values := _literals(schema):
-        return _type_of_literals(values)
-    if scalar := _scalar(schema):
-        return scalar[1]
-    if schema.get("type") == "null":
-        return type(None)
-    return _type_of_parts(schema, name)
-
-
-def _type_of_literals(values: list[Any]) -> Any:
-    if all(value is None or type(value) is str or _is_small(value) for value in values):
-        return Literal[tuple(values)]
-    types = {type(value) for value in values}
-    if not types <= {int, float, type(None)} and not types <= {bool, type(None)}:
-        return Any
-    return reduce(or_, types - {int} if float in types else types)
-
-
-def _is_small(value: Any) -> bool:
-    return type(value) is int and -(2**63) <= value < 2**63
-
-
-def _type_of_parts(schema: Mapping[str, Any], name: str) -> Any:
-    if schema.get("type") == "array":
-        return _limited(list[_type(schema.get("items", {}), name)], schema)  # type: ignore[misc]
-    if schema.get("type") != "object":
-        return Any
-    parts = schema["properties"]
-    required = schema.get("required", ())
-    with suppress(ValueError):  # which a name with a quote or a control character in it makes
-        return struct(name, {key: (_type(one, key), key in required) for key, one in parts.items()})
-    return dict[str, Any]
-
-
-def _scalar(schema: Mapping[str, Any]) -> tuple[Kind, Any] | None:
-    kind_of, format_ = schema.get("type"), schema.get("format")
-    if (kind_of == "string" and format_ in _FORMATS) or (kind_of == "number" and format_ == "decimal"):
-        return _FORMATS[format_]
-    if kind_of not in _SCALARS:
-        return None
-    kind, type_ = _SCALARS[kind_of]
-    limited = _limited(type_, schema)
-    return kind, Annotated[limited, _BIGINT] if kind == "bigint" and limited is int else limited
-
-
-def _alternatives(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if "anyOf" not in schema:
-        return [schema]
-    return [nested for one in schema["anyOf"] for nested in _alternatives(one)]
-
-
-def _literals(schema: Mapping[str, Any]) -> list[Any]:
-    return [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
-
-
-def _limited(type_: Any, schema: Mapping[str, Any]) -> Any:
-    """Check the limits that can be checked; the API keeps to none of them."""
-    limits: dict[str, Any] = {}
-    for key, name in _LIMITS.items():
-        if key in schema and not (key == "multipleOf" and schema.get("type") == "number"):  # 0.3 is no multiple of 0.1
-            with suppress(TypeError, ValueError, OverflowError, RecursionError, re.error):
-                msgspec.json.Decoder(Annotated[type_, Meta(**limits, **{name: schema[key]})])
-                limits[name] = schema[key]
-    return Annotated[type_, Meta(**limits)] if limits else type_

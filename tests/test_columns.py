@@ -189,8 +189,10 @@ def test_alternatives_that_cannot_be_told_apart_are_kept_as_they_are():
 
 
 def test_an_odd_name_inside_a_part_does_no_harm():
-    odd = properties(part=properties(**{'"': {"type": "string"}}))
-    assert columns_of(odd).read('{"part": {"\\"": 1}}') == ('{"\\"": 1}',)
+    odd = columns_of(properties(part=properties(**{'"': {"type": "string"}})))
+    assert odd.read('{"part": {"\\"": "x"}}') == ('{"\\"": "x"}',)
+    with pytest.raises(Unfit, match=r'^part\.": type$'):
+        odd.read('{"part": {"\\"": 1}}')
 
 
 def test_names_that_are_no_identifiers_are_columns_too():
@@ -317,7 +319,7 @@ def test_a_decimal_keeps_every_digit(given_columns, quote, literal):
 @pytest.mark.parametrize("quote", ["", '"'])
 @pytest.mark.parametrize("literal", ["12345678901234567890.1234567891", "1e1000000", "1e29", "1" * 30, "1e-10"])
 def test_a_decimal_that_would_lose_digits_does_not_fit(given_columns, quote, literal):
-    with pytest.raises(Unfit, match="rice: more than 29 digits, or 9 after the point"):
+    with pytest.raises(Unfit, match=r"rice: more than 29 digits, or 9 after the point|a number that is not finite"):
         columns_of(given_columns).read(f'{{"thePrice": {quote}{literal}{quote}}}')
 
 
@@ -422,9 +424,9 @@ def test_the_keys_of_an_answer_are_not_quoted():
 
 @pytest.mark.parametrize("said", ["x' - at secret", 'x" - at secret', "it's a secret", "'", "a\nsecret' - at `$.x`"])
 def test_a_message_quotes_no_answer_however_it_is_written(said):
-    with pytest.raises(Unfit, match=r"^Invalid enum value - at `\$\.x`$"):
+    with pytest.raises(Unfit, match=r"^x: enum$"):
         columns_of(properties(x={"enum": ["a"]})).read(json.dumps({"x": said}))
-    with pytest.raises(Unfit, match=r"^Invalid enum value - at `\$\.x`$"):
+    with pytest.raises(Unfit, match=r"^x: enum$"):
         columns_of(properties(x={"enum": [1, 2]})).read('{"x": -77}')
 
 
@@ -439,12 +441,17 @@ def test_a_message_quotes_no_answer_however_it_is_written(said):
         ({"type": "string", "pattern": "("}, "a"),
         ({"type": "string", "minLength": "three"}, "a"),
         ({"type": "string", "minimum": 3}, "a"),
-        ({"type": "number", "multipleOf": 0.1}, 0.3),
-        ({"type": "number", "multipleOf": 2}, 3),
     ],
 )
 def test_a_limit_that_cannot_be_checked_is_left_out(schema, answer):
     assert columns_of(properties(x=schema)).read(json.dumps({"x": answer})) == (answer,)
+
+
+def test_a_multiple_is_reckoned_with_the_digits_that_are_written():
+    columns = columns_of(properties(x={"type": "number", "multipleOf": 0.1}))
+    assert columns.read('{"x": 0.3}') == (0.3,)
+    with pytest.raises(Unfit, match=r"^x: multipleOf$"):
+        columns.read('{"x": 0.35}')
 
 
 def test_a_limit_beside_one_that_cannot_be_checked_still_holds():

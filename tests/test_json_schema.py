@@ -7,8 +7,8 @@ from test_columns import columns_of, properties
 
 from airflow_provider_claude_batch.row import Unfit
 
-WHOLE = [("5.0", 5), ("1e3", 1000), ("-0.0", 0), ("1.5e1", 15), ("9007199254740991.0", 2**53 - 1), ("7", 7)]
-NOT_WHOLE = ["5.5", "1e400", "1e-3", "9007199254740993.0", "1e19", "true", '"5"', "NaN"]
+WHOLE = [("5.0", 5), ("1e3", 1000), ("-0.0", 0), ("1.5e1", 15), ("9007199254740993.0", 2**53 + 1), ("7", 7)]
+NOT_WHOLE = ["5.5", "1e400", "1e-3", "9007199254740993.5", "1e19", "true", '"5"', "NaN"]
 
 
 @pytest.mark.parametrize(("written", "value"), WHOLE)
