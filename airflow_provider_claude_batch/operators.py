@@ -33,7 +33,7 @@ from airflow_provider_claude_batch.reuse import ReuseMissing, judge_missing
 from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
-from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push
+from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push, whole_within
 from airflow_provider_claude_batch.trigger import ClaudeBatchPause
 from airflow_provider_claude_batch.words import counted
 from airflow_provider_claude_batch.writers import Answered, Retryable
@@ -185,7 +185,7 @@ class ClaudeBatchOperator(BaseOperator):
     def _read(self, context: "Context", retry: Retry | None, *, is_new: bool) -> Iterator[Any]:
         """Open the source only when it is read: a task that has sent everything needs it no more."""
         raw = self._open(context, retry, is_new=is_new)
-        yield from raw if retry is None else retry.select(raw, Defaults.of(self.defaults, self._format()))
+        yield from raw if retry is None else retry.select(raw, self._under_each())
 
     def _open(self, context: "Context", retry: Retry | None, *, is_new: bool) -> Iterator[Any]:
         if self._drain:
@@ -219,7 +219,7 @@ class ClaudeBatchOperator(BaseOperator):
             task_instance=(ti.dag_id, ti.run_id, ti.task_id, _map_index(context)),
             clear=_clear(context),
             prices=connection.prices(),
-            defaults=Defaults.of(self.defaults, self._format()),
+            defaults=self._under_each(),
             reader=Columns.of(self.columns),
             shard_size=self.shard_size,
             max_requests=self.max_requests,
@@ -243,6 +243,9 @@ class ClaudeBatchOperator(BaseOperator):
             is_new = unremembered_since is None and notebook.read() is None  # else what is paid has to be taken up
             judge_missing((conn_id, table), context, may_fail=is_new and self.reuse_missing == "fail")
         return answered
+
+    def _under_each(self) -> Defaults:
+        return Defaults.of(whole_within(self.defaults), self._format())
 
     def _format(self) -> dict[str, Any] | None:
         from airflow_provider_claude_batch.client import output_format

@@ -87,6 +87,14 @@ def whole(value: Any) -> Any:
     return list(value) if is_other else value  # a slice of what map() makes is one call of its function
 
 
+def whole_within(value: Any) -> Any:
+    """Make lists of what Airflow reads item by item, wherever it stands in a rendered template."""
+    if isinstance(value, dict):
+        return {key: whole_within(item) for key, item in value.items()}
+    value = whole(value)
+    return [whole_within(item) for item in value] if isinstance(value, list) else value
+
+
 def push(context: Mapping[str, Any], receipts: Sequence[Receipt], *, many: bool) -> Any:
     """Push what the page reads, tell it to who waits for the task's assets, and return what the next task takes."""
     values = [receipt.to_dict() for receipt in receipts]

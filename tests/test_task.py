@@ -13,6 +13,7 @@ from runs import states, xcom
 from tries import DEFAULTS, some_requests
 
 from airflow_provider_claude_batch import ClaudeBatchOperator, ClaudeBatchSensor, shards
+from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.receipt import Part, Receipt
 
 EMULATOR = ("--batch-seconds", "0")
@@ -253,7 +254,9 @@ def test_shards_of_receipts_that_were_mapped_are_those_of_each(
     assert [one["batches"][0]["id"] for one in xcom(run, "shards")] == batch_ids
 
 
-def test_each_mapped_task_is_fetched_in_one_call(emulator: Any, run_dag: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_mapped_task_is_fetched_in_one_call(
+    emulator: Any, batch_ids: list[str], run_dag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int | slice] = []
     get = LazyXComSequence.__getitem__
 
@@ -268,10 +271,120 @@ def test_each_mapped_task_is_fetched_in_one_call(emulator: Any, run_dag: Any, mo
         pairs = some.zip(others).map(list)
         last = give_one.expand(value=[[{**one, "custom_id": "last"}] for one in some_requests(1)])
         ClaudeBatchOperator(task_id="submit", requests=pairs.concat(last), defaults=DEFAULTS)
+        shards(give_one.expand(value=batch_ids))
 
     monkeypatch.setattr(LazyXComSequence, "__getitem__", count)
     run = run_dag(mapped())
     assert xcom(run, "submit")["requests"] == 7
     assert asked
     assert all(isinstance(key, slice) for key in asked)
-    assert len(asked) % 3 == 0
+    assert len(xcom(run, "shards")) == MORE
+
+
+TEMPLATE = "{{ 7 * 6 }} {% raw %}"
+
+
+@task
+def text() -> str:
+    return TEMPLATE
+
+
+@task
+def params() -> dict[str, Any]:
+    return {**DEFAULTS, "system": TEMPLATE}
+
+
+@task
+def params_of_each() -> list[dict[str, Any]]:
+    return [{**DEFAULTS, "system": TEMPLATE}]
+
+
+def defaulted(**arguments: Any) -> Any:
+    return ClaudeBatchOperator.partial(task_id="submit", requests=some_requests(1), **arguments)
+
+
+DEFAULTED: dict[str, Callable[[], Any]] = {
+    "as a whole": lambda: ClaudeBatchOperator(task_id="submit", requests=some_requests(1), defaults=params()),
+    "in part": lambda: ClaudeBatchOperator(
+        task_id="submit", requests=some_requests(1), defaults={**DEFAULTS, "system": text()}
+    ),
+    "partial": lambda: defaulted(defaults=params()).expand(shard_size=[1]),
+    "expand": lambda: defaulted().expand(
+        defaults=give_one.expand(value=[1]).map(lambda _: {**DEFAULTS, "system": TEMPLATE})
+    ),
+}
+
+
+@pytest.mark.parametrize("form", DEFAULTED)
+def test_defaults_that_a_task_returns_are_not_rendered(form: str, emulator: Any, run_dag: Any) -> None:
+    @dag(schedule=None)
+    def given() -> None:
+        DEFAULTED[form]()
+
+    run_dag(given())
+    ((call,),) = [emulator.journal(operation="create", status=200)]
+    assert [one["params"]["system"] for one in emulator.submitted(call["batch_id"])] == [TEMPLATE]
+
+
+def test_what_stands_deep_in_defaults_is_filled_in(emulator: Any, run_dag: Any) -> None:
+    @dag(schedule=None)
+    def deep() -> None:
+        words = give_one.expand(value=["stop", "end"])
+        blocks = words.map(lambda word: {"type": "text", "text": word})
+        defaults = {
+            **DEFAULTS,
+            "stop_sequences": words.map(str.upper),
+            "system": blocks,
+            "metadata": {"user_id": text()},
+        }
+        ClaudeBatchOperator(task_id="submit", requests=some_requests(1), defaults=defaults)
+
+    run_dag(deep())
+    ((call,),) = [emulator.journal(operation="create", status=200)]
+    (sent,) = emulator.submitted(call["batch_id"])
+    assert sent["params"]["stop_sequences"] == ["STOP", "END"]
+    assert [block["text"] for block in sent["params"]["system"]] == ["stop", "end"]
+    assert sent["params"]["metadata"] == {"user_id": TEMPLATE}
+
+
+@task
+def receipts() -> list[dict[str, Any]]:
+    return [loaded(TEMPLATE)]
+
+
+@task
+def receipts_by_name() -> list[dict[str, Any]]:
+    return [{"retry_of": loaded(TEMPLATE)}]
+
+
+def retry(**arguments: Any) -> Any:
+    requests = [{**some_requests(1)[0], "custom_id": TEMPLATE}]
+    return ClaudeBatchOperator.partial(task_id="retry", requests=requests, defaults=DEFAULTS, **arguments)
+
+
+RETRIED: dict[str, Callable[[], Any]] = {
+    "literal": lambda: retry(retry_of=[loaded(TEMPLATE)]).expand(shard_size=[1]),
+    "literal, expand": lambda: retry().expand(retry_of=[loaded(TEMPLATE)]),
+    "partial": lambda: retry(retry_of=receipts()).expand(shard_size=[1]),
+    "expand": lambda: retry().expand(retry_of=receipts()),
+    "expand_kwargs": lambda: retry().expand_kwargs(receipts_by_name()),
+}
+
+
+@pytest.mark.parametrize("form", RETRIED)
+def test_receipts_are_not_rendered(form: str, emulator: Any, run_dag: Any) -> None:
+    @dag(schedule=None)
+    def retried() -> None:
+        RETRIED[form]()
+
+    assert xcom(run_dag(retried()), "retry", map_index=0)["requests"] == 1
+    assert submitted(emulator) == ["Say hello 0"]
+
+
+def test_columns_come_from_the_dag_and_not_from_a_task() -> None:
+    @dag(schedule=None)
+    def typed() -> None:
+        ClaudeBatchOperator(task_id="submit", requests=[], columns=params())
+
+    with pytest.raises(Misconfigured, match="columns= takes a Pydantic model or a JSON schema, and was given a PlainX"):
+        typed()
