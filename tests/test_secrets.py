@@ -103,7 +103,7 @@ def raised(call: Callable[[Any], Any]) -> ClaudeBatchError:
 
 
 @pytest.mark.parametrize("status", [0, 401, 403, 404, 409, 429, 500])
-@pytest.mark.parametrize("odd", KEYS.keys() - UNSENT)
+@pytest.mark.parametrize("odd", sorted(KEYS.keys() - UNSENT))
 def test_no_error_of_a_call_repeats_the_key(odd: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with tattler(status) as url:
         connect(monkeypatch, KEYS[odd], url)
@@ -208,7 +208,7 @@ def test_no_log_and_no_xcom_of_a_run_holds_the_key(
         assert leaks(KEYS[odd], text) == []
 
 
-@pytest.mark.parametrize("odd", KEYS.keys() - UNSENT)
+@pytest.mark.parametrize("odd", sorted(KEYS.keys() - UNSENT))
 def test_airflow_masks_the_key_in_what_others_say_too(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(monkeypatch, KEYS[odd], "http://127.0.0.1:1")
     open_client("anthropic_default").__exit__()
