@@ -11,6 +11,7 @@ import {
   moment,
   money,
   percent,
+  plural,
   since,
   words,
 } from "./format.js";
