@@ -334,7 +334,7 @@ def test_the_most_expensive_line_that_is_a_result_fits_the_columns_of_money():
 
 def test_the_columns_are_the_fields_of_a_row_in_the_order_of_the_contract():
     expected = (
-        "dag_id run_id submit_task map_index logical_date submission attempt batch_id custom_id status problem "
+        "dag_id run_id submit_task map_index element logical_date submission attempt batch_id custom_id status problem "
         "retryable model message_id text output content stop_reason stop_details input_tokens output_tokens "
         "cache_write_5m_tokens cache_write_1h_tokens cache_read_tokens service_tier cost_usd live_cost_usd error_type "
         "error_message request_hash submitted_at ended_at loaded_at"

@@ -205,7 +205,7 @@ def test_nothing_between_begin_and_commit_would_commit(snowflake, said):
     said.clear()
     load(row())
     assert kinds(said) == [
-        *("ALTER SESSION", *["DESCRIBE TABLE"] * 4, "CREATE TEMPORARY", "PUT"),
+        *("ALTER SESSION", "SELECT", *["DESCRIBE TABLE"] * 4, "CREATE TEMPORARY", "PUT"),
         *("BEGIN TRANSACTION", "DELETE", "COPY", "COMMIT", "DROP STAGE"),
     ]
 

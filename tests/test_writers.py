@@ -205,7 +205,8 @@ def test_moments_of_other_zones_land_as_utc(warehouse):
 
 
 def test_nothing_known_is_null(warehouse):
-    load(row(custom_id=None, dag_id=None, run_id=None, submit_task=None, map_index=None, status="unreadable"))
+    nobody = dict.fromkeys(("custom_id", "dag_id", "run_id", "submit_task", "map_index", "element"))
+    load(row(**nobody, status="unreadable"))
     (found,) = warehouse.query("SELECT * FROM t")
     known = {name for name, value in zip(NAMES, found, strict=True) if value is not None}
     assert known == {"submission", "attempt", "batch_id", "status", "retryable", "loaded_at"}

@@ -167,15 +167,15 @@ class SnowflakeWriter:
 
     def _refuse_tables(self, cursor: Any) -> None:
         """Leave a table of the user's alone that has the name of a view: it may even have our columns."""
-        schema = [self._dialect.exact(part) for part in self._table.parts[-2:-1]]
+        schema = [str(self._dialect.exact(part)) for part in self._table.parts[-2:-1]]
         database = "".join(f"{self._dialect.spell(part)}." for part in self._table.parts[:-2])
-        views = [self._table.sibling(suffix).name for suffix in VIEWS]
+        views = [str(self._dialect.exact(self._table.sibling(suffix).name)) for suffix in VIEWS]
         sql = (
             f"SELECT table_name FROM {database}information_schema.tables WHERE table_type LIKE '%TABLE' "
             f"AND table_name IN ({', '.join(_MARK * len(views))}) "
             f"AND table_schema = {_MARK if schema else 'CURRENT_SCHEMA()'}"
         )
-        for (name,) in _bound(cursor, sql, [*map(self._dialect.exact, views), *schema]).fetchall():
+        for (name,) in _bound(cursor, sql, [*views, *schema]).fetchall():
             raise is_in_the_way(name, self._table)
 
     def _shown(self, cursor: Any, columns: dict[str, str]) -> set[bool | None]:
