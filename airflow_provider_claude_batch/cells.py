@@ -207,6 +207,8 @@ def _are_as_written(values: Collection[Any], written: list[Any]) -> bool:
 
 def _says(text: str, value: Any) -> bool:
     """Tell whether a text is one of a value; of types that only Pydantic can read, it is."""
+    if isinstance(value, bytes):
+        return text.encode() == value
     if not isinstance(value, _READ):
         return not isinstance(value, _OWN)
     with suppress(msgspec.ValidationError):
