@@ -127,6 +127,7 @@ def test_each_batch_is_loaded_as_it_ends_whatever_becomes_of_the_others(
     assert loaded_at[4] < run.instances("wait")[2]["end_date"]
     emulator.advance(60)
     assert stack.api.wait_run("five", run.id) == "failed"
+    assert run.states("wait_2") == ["success"], stack.api.task_log("five", run.id, "labels.wait_2")
     assert (run.states("load_2"), run.states("total")) == (["success"], ["failed"])
     total = stack.api.xcom("five", run.id, "labels.total")
     assert (total["requests"], total["counts"]) == (10, {"succeeded": 8, "missing": 2})
