@@ -73,7 +73,7 @@ def _escaped(text: str) -> Iterator[str]:
     in_utf8 = text.encode("utf-8", "replace")
     yield from (repr(text)[1:-1], ascii(text)[1:-1], repr(in_utf8)[2:-1], in_utf8.decode("latin-1"))
     yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
-    yield text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")  # in a repr that holds both quotes
+    yield repr(f"{text}\"'")[1:-4]  # in a repr that holds both quotes
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:

@@ -287,6 +287,7 @@ def instance_of(error: type[ClaudeBatchError], text: str) -> ClaudeBatchError:
         "PreflightFailed": ([text],),
         "TakenOver": (),
         "TooManyErrors": (1, 2, 0.1),
+        "Unfinished": ([text], text, text),
         "_Later": (),
     }
     return error(*special.get(error.__name__, (text,)))

@@ -281,9 +281,9 @@ def test_large_rows_of_parquet_are_read_few_at_a_time(tmp_path: Path, monkeypatc
 def test_a_row_of_parquet_that_no_batch_could_hold_is_told_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "MAX_BYTES", 1_000)
-    assert len(list(open_source(write(tmp_path / "x.parquet", custom_id=["a"], prompt=["x" * 900])))) == 1
-    path = write(tmp_path / "y.parquet", custom_id=["a", "b"], prompt=["x" * 1_100, "y" * 1_100])
+    monkeypatch.setattr(source_module, "MAX_BYTES", 100_000)
+    assert len(list(open_source(write(tmp_path / "x.parquet", custom_id=["a"], prompt=["x" * 90_000])))) == 1
+    path = write(tmp_path / "y.parquet", custom_id=["a", "b"], prompt=["x" * 110_000, "y" * 110_000])
     assert "bytes of prompt in one row, more than a batch holds" in sentence(path)
 
 
