@@ -63,15 +63,20 @@ print(json.dumps([count, (peak - before) / 1e6]))
 def peak(code: str, *arguments: Any) -> tuple[list[str], dict[str, list[str]], float]:
     """Read requests in a process of its own: return what was sent, what was skipped, and by how many MB it grew."""
     program = f"""
-import json, resource, sys
+import json, sys
 from airflow_provider_claude_batch.request import Defaults, Reading
 from airflow_provider_claude_batch.source import SqlRequests, open_source
 import pyarrow.parquet
 {code}
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def most():  # not ru_maxrss, which begins with what the process was forked from
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+before = most()
 reading = Reading(open_source(source), Defaults({{"model": "m", "max_tokens": 1}}), on_invalid="skip")
 sent = [one.custom_id for one in reading]
-print(json.dumps([sent, reading.invalid, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3]))
+print(json.dumps([sent, reading.invalid, (most() - before) / 1e3]))
 """
     command = [sys.executable, "-c", program, *map(str, arguments)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
