@@ -19,7 +19,8 @@ class History:
     def __init__(self) -> None:
         from airflow.utils.session import create_session
 
-        self.rows: dict[str, list[dict[str, Any]]] = {"dag_run": [], "task_instance": [], "xcom": []}
+        tables = ("dag_run", "task_instance", "xcom", "rendered_task_instance_fields")
+        self.rows: dict[str, list[dict[str, Any]]] = {table: [] for table in tables}
         with create_session(scoped=False) as session:
             _last_run[0] = max(_last_run[0], _highest_run(session))
 
@@ -48,6 +49,9 @@ class History:
             dicts = value.to_dict() if isinstance(value, Receipt) else value
             xcom = {"dag_run_id": number, "key": XCOM_KEY, "value": dicts, "timestamp": at + nth * HOUR}
             self.rows["xcom"].append({**task, **xcom})
+            if isinstance(value, Receipt) and value.table:
+                fields = {"warehouse_conn_id": value.warehouse_conn_id, "table": value.table}
+                self.rows["rendered_task_instance_fields"].append({**task, "rendered_fields": fields})
         if len(self.rows["xcom"]) > AT_ONCE:
             self.write()
         return run_id
@@ -55,13 +59,14 @@ class History:
     def write(self) -> None:
         """Write what was added."""
         from airflow.models.dagrun import DagRun
+        from airflow.models.renderedtifields import RenderedTaskInstanceFields
         from airflow.models.taskinstance import TaskInstance
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
         from sqlalchemy import insert
 
         with create_session(scoped=False) as session:
-            for model in (DagRun, TaskInstance, XComModel):
+            for model in (DagRun, TaskInstance, XComModel, RenderedTaskInstanceFields):
                 if rows := self.rows[model.__tablename__]:
                     session.execute(insert(model), rows)
         for rows in self.rows.values():
@@ -98,6 +103,16 @@ def submission(number: int, at: datetime, *, steps: int = 3, requests: int = 100
     )
     receipts = {"submit": base, "wait": replace(base, batches=(seen,)), "load": loaded}
     return dict(list(receipts.items())[:steps])
+
+
+def replace_receipt(run_id: str, task_id: str, receipt: Receipt, at: datetime) -> None:
+    """Put another receipt into an XCom, as a cleared task does, or a person."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session(scoped=False) as session:
+        (xcom,) = session.query(XComModel).filter(XComModel.run_id == run_id, XComModel.task_id == task_id)
+        xcom.value, xcom.timestamp = receipt.to_dict(), at
 
 
 def fill(count: int, dags: int = 20) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The page's server, in Airflow's own API application: lists, charts, and a submission's own page."""
 
 import json
+import os
 import re
 import socket
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 from emulator import Emulator
-from history import HOUR, History, fill, submission
+from history import HOUR, History, fill, replace_receipt, submission
+from loads import load_rows, row
 from page_client import NOW, PAGE, client, detail, listed, names, write
 from warehouse import connect_warehouse
 
 from airflow_provider_claude_batch import claude_batch
 from airflow_provider_claude_batch.page import beside
+from airflow_provider_claude_batch.receipt import replace
 from airflow_provider_claude_batch.row import PROBLEMS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Airflow's own application
@@ -196,6 +199,25 @@ def test_a_pipeline_on_the_page_is_as_in_its_table(
     assert charts["totals"]["live_cost_usd"] == pytest.approx(float(live_cost), abs=1e-6)
     assert [row["custom_id"] for row in rows] == ["odd", *(f"t-{n}" for n in range(9))]
     assert [row["custom_id"] for row in failed] == ["odd"]
+
+
+@pytest.mark.parametrize("edited", [{"table": "salaries"}, {"warehouse_conn_id": "payroll"}])
+def test_an_edited_receipt_opens_no_table_that_its_task_does_not_write(
+    edited: dict[str, str], viewer: Any, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect_warehouse("sqlite", tmp_path, monkeypatch)
+    monkeypatch.setenv("AIRFLOW_CONN_PAYROLL", os.environ["AIRFLOW_CONN_WAREHOUSE"])
+    receipts = submission(1, NOW - 5 * HOUR)
+    for table in ("answers", "salaries"):
+        load_rows(row(*receipts["load"].batch_ids), table=table)
+    (run_id,) = write(history, ("nightly", receipts))
+    path = f"{PAGE}/submissions/{receipts['submit'].submission}/rows"
+    wanted = {"dag_id": "nightly", "run_id": run_id, "failed": False}
+    assert len(viewer.get(path, params=wanted).json()["rows"]) == 1
+    replace_receipt(run_id, "load", replace(receipts["load"], **edited), NOW - 2 * HOUR)
+    answer = viewer.get(path, params=wanted).json()
+    assert answer["rows"] == []
+    assert next(iter(edited.values())) in answer["problem"]
 
 
 def test_a_warehouse_that_hangs_holds_up_only_who_asks_it(

@@ -3,13 +3,12 @@
 import json
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
-from history import HOUR, History, fill, submission
+from history import HOUR, History, fill, replace_receipt, submission
 from page_client import NOW, PAGE, Counted, client, detail, listed, names, write
 
 from airflow_provider_claude_batch.batch import Counts
@@ -45,17 +44,8 @@ def test_a_receipt_that_was_replaced_is_seen_even_where_clocks_differ(
     (run_id,) = write(history, ("nightly", {"submit": receipts["submit"]}))
     write(history, ("secret", submission(2, NOW - HOUR)))
     assert listed(viewer, dag_id="nightly")["submissions"][0]["state"] == "in_progress"
-    replace_receipt(run_id, receipts["load"], NOW - 4 * HOUR)
+    replace_receipt(run_id, "submit", receipts["load"], NOW - 4 * HOUR)
     assert listed(viewer, dag_id="nightly")["submissions"][0]["state"] == "loaded"
-
-
-def replace_receipt(run_id: str, receipt: Any, at: datetime) -> None:
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-
-    with create_session(scoped=False) as session:
-        (xcom,) = session.query(XComModel).filter(XComModel.run_id == run_id)
-        xcom.value, xcom.timestamp = receipt.to_dict(), at
 
 
 def test_the_number_of_queries_does_not_grow(viewer: Any, history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 
 from airflow_provider_claude_batch import charts, connection
+from airflow_provider_claude_batch.entry import Entry
 from airflow_provider_claude_batch.errors import ClaudeBatchError
-from airflow_provider_claude_batch.page import access
+from airflow_provider_claude_batch.page import access, rendered
 from airflow_provider_claude_batch.page.archive import Archive, LeftOut, View
 from airflow_provider_claude_batch.page.beside import Beside
 from airflow_provider_claude_batch.page.listing import Filter, Listing
@@ -153,9 +154,9 @@ def rows(
 ) -> Response:
     """Ask the warehouse for some rows of a round."""
     found, *_ = _one(request, user, name, dag_id, run_id)
-    receipts = [receipt for one in found.rounds if one.receipt.attempt == attempt for receipt in one.loaded]
+    loads = [entry for one in found.rounds if one.receipt.attempt == attempt for entry in one.loads]
     answers: list[dict[str, Any]] = []
-    asked = request.app.state.warehouses.run(lambda: answers.append(_sampled(receipts, failed=failed)))
+    asked = request.app.state.warehouses.run(lambda: answers.append(_sampled(loads, failed=failed)))
     asked.wait(_PATIENCE)
     return _json(answers[0] if answers else {"rows": [], "problem": _SLOW})
 
@@ -234,10 +235,11 @@ def _problems(request: Request, shown: list[Submission]) -> dict[str, str]:
     return problems
 
 
-def _sampled(receipts: list[Receipt], *, failed: bool) -> dict[str, Any]:
+def _sampled(loads: list[Entry], *, failed: bool) -> dict[str, Any]:
     """Ask for rows, or say why there are none."""
     try:
-        return {"rows": _sample(receipts, failed=failed), "problem": None}
+        rendered.check_tables(loads)
+        return {"rows": _sample([entry.receipt for entry in loads], failed=failed), "problem": None}
     except ClaudeBatchError as error:
         return {"rows": [], "problem": str(error)}
     except Exception:  # a connection's hook may be anybody's code
