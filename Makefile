@@ -2,6 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
+EVERY_DAY := not wheel and not s3 and not stack and not warehouses
 
 .DEFAULT_GOAL := help
 .PHONY: help demo ui test lint format test-wheel test-s3 test-warehouses test-stack build constraints clean
@@ -15,8 +16,13 @@ demo: $(INSTALLED) ## Run a whole pipeline on a real Airflow against the emulato
 ui: $(INSTALLED) ## The same, and leave Airflow running to look at it
 	@$(BIN)/python tests/demo.py --ui
 
-test: $(INSTALLED) ## Run the tests, on all cores; ARGS="-k sensor" runs some of them, in one process
-	@$(BIN)/python -m pytest $(or $(ARGS),--numprocesses logical --dist loadscope)
+test: $(INSTALLED) ## Run the tests; ARGS="-k sensor" runs some of them, in one process
+ifdef ARGS
+	@$(BIN)/python -m pytest $(ARGS)
+else
+	@$(BIN)/python -m pytest --numprocesses logical --dist loadscope -m "not whole and $(EVERY_DAY)"
+	@$(BIN)/python -m pytest -m "whole and $(EVERY_DAY)" # each of them is several processes of Airflow: one at a time
+endif
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check

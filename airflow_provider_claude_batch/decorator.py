@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.bases.decorator import TaskDecorator
 
+_SHORT = 100
+
 
 class _Decorated(DecoratedOperator, ClaudeBatchOperator):
     """Submit what a function returns; a submission that goes on after a pause asks the function again."""
@@ -80,10 +82,24 @@ def claude_batch_task(
     )
 
 
+class _Argument(Unrendered):
+    """An argument of the function; a template that names it, as that of a map index may, shows a short value."""
+
+    __repr__ = Unrendered.__repr__
+
+    def __str__(self) -> str:
+        is_short = isinstance(self._value, str | int | float) and len(str(self._value)) <= _SHORT
+        return str(self._value) if is_short else repr(self)
+
+    def serialize(self) -> str:
+        """Stand in the rendered fields with a few words, however short the value is."""
+        return repr(self)
+
+
 def _closed(value: Any) -> Any:
     """Keep an argument out of Jinja, a text too; what declares its own templates, and what Airflow looks for, stays."""
     is_open = isinstance(value, Asset | ObjectStoragePath) or hasattr(value, "template_fields")
-    return value if is_open else Unrendered(value)
+    return value if is_open else _Argument(value)
 
 
 def _opened(value: Any, context: "Context") -> Any:

@@ -59,6 +59,15 @@ def airflow_db() -> None:
             logger.disabled = False  # the migrations' logging setup silences what was imported before it
 
 
+@pytest.fixture(autouse=True)
+def no_secret_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without the secrets of other tests, and leave none to them."""
+    from airflow_provider_claude_batch import masking
+
+    monkeypatch.setattr(masking, "_known", {})
+    monkeypatch.setattr(masking, "_longest_first", ())
+
+
 @pytest.fixture(scope="module")
 def process(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     """One emulator for a file of tests, started with the options that the file names in EMULATOR."""

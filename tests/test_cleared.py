@@ -13,7 +13,7 @@ from warehouse import connect_warehouse
 from airflow_provider_claude_batch import claude_batch, operators, receipt, tally
 from airflow_provider_claude_batch.forget import forget
 from airflow_provider_claude_batch.page.archive import Archive
-from airflow_provider_claude_batch.submission import State, Submission, gather
+from airflow_provider_claude_batch.submission import State, Submission
 
 EMULATOR = ("--batch-seconds", "0")
 
@@ -41,7 +41,8 @@ def pipeline(**arguments: Any) -> Any:
 
 
 def on_the_page(run: Any) -> list[Submission]:
-    return gather(Archive().read(run.dag_id, run.run_id))
+    submissions = Archive().view(frozenset({run.dag_id})).submissions
+    return [one for one in submissions if (run.dag_id, run.run_id) in one.places]
 
 
 @pytest.mark.parametrize("is_forgotten", [False, True], ids=["a late request", "forgotten"])

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
+pytestmark = pytest.mark.whole
 ROOT = Path(__file__).parent.parent
 
 

@@ -33,7 +33,7 @@ def mapped(**arguments: Any) -> Any:
     [
         ({}, ["0", "1"]),
         ({"map_index_template": "{{ task.op_kwargs.region }}"}, ["emea", "apac"]),
-        ({"map_index_template": "{{ of[task.op_kwargs.region] }}"}, ["Europe", "Asia"]),
+        ({"map_index_template": "{{ of[task.op_kwargs.region | string] }}"}, ["Europe", "Asia"]),
         ({"map_index_template": "{{ ds }}", "element": "{{ task.op_kwargs.region }}"}, ["emea", "apac"]),
     ],
 )

@@ -9,7 +9,8 @@ from browser import PAGE, Window, numbers, values
 from playwright.sync_api import expect
 from showcase import HOUR, Showcase
 
-pytestmark = pytest.mark.timeout(900)  # Airflow starts and gets a past, which a busy machine takes minutes for
+# Airflow starts and gets a past, which a busy machine takes minutes for
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(900)]
 ROUNDED = 5e-6  # receipts round each sum to a millionth of a dollar
 INJECTED = "<img src=x onerror=__pwned=1>"
 SCRIPT = "<script>__pwned=1</script>"

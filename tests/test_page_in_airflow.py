@@ -8,7 +8,7 @@ from browser import PAGE, Window, values
 from playwright.sync_api import Locator, expect
 from showcase import Showcase
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(900)]
 FOCUSED = """({ ownerDocument: { activeElement: { dataset } } }) =>
     dataset.filter ?? dataset.action ?? dataset.field ?? dataset.value ?? ''"""
 LIGHT = """(element) => {

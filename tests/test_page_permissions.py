@@ -8,7 +8,7 @@ from browser import Window, values
 from playwright.sync_api import expect
 from showcase import Showcase
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(900)]
 NOTHING = "There is no such submission, or you may not read its Dag."
 
 

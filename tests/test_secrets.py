@@ -56,13 +56,6 @@ AWAITED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin without the secrets of other tests, and leave none to them."""
-    with forgetting():
-        yield
-
-
 @contextmanager
 def forgetting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ import psutil
 import pytest
 from stack import Stack
 
+pytestmark = pytest.mark.whole
 DAG = """
 from datetime import timedelta
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
