@@ -273,7 +273,7 @@ def test_thousands_of_batches_are_replaced_and_read_back(snowflake):
     batches = [f"msgbatch_{n:024}" for n in range(5_000)]
     writer = load(*(row(batch, "a", retryable=True) for batch in batches))
     writer.replace(batches, iter([row(batches[0], "b", retryable=True)]))
-    assert list(writer.retryable(batches)) == [("b", None, None)]
+    assert list(writer.retryable(batches)) == [("b", None, None, "succeeded")]
 
 
 def test_views_keep_their_grants(snowflake, said):
