@@ -1,5 +1,6 @@
 """A triggerer dies while a hundred tasks wait: another takes them over, and each of them ends once."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -85,7 +86,9 @@ def logged(stack: Stack, files: str) -> str:
 def told(stack: Stack, batch_ids: list[str]) -> set[int]:
     """Return how often the tasks' logs tell of the end of each batch."""
     said = logged(stack, "attempt=1.log")
-    return {said.count(f"Batch {batch_id} ended") for batch_id in batch_ids}
+    # Airflow takes whatever begins with eyJ for a token, and one id in a few thousand holds that by chance.
+    shown = [re.sub(r"eyJ.*", "eyJ******", batch_id) for batch_id in batch_ids]
+    return {said.count(f"Batch {batch_id} ended") for batch_id in shown}
 
 
 def fired(stack: Stack) -> int:
