@@ -70,7 +70,7 @@ def of_query(folder: Path, rows: list[tuple[str, int]], monkeypatch: pytest.Monk
 
 
 def of_queue(folder: Path, rows: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let an application of before have queued what `put` refuses now."""
+    """Queue, as an older application may have done, what `put` refuses now."""
     database = connect_queue("sqlite", folder, monkeypatch)
     queue = BatchQueue("app_db", "claude_queue")
     for name, levels in rows:

@@ -97,7 +97,7 @@ class Archive:
             return View(self._gather(dag_ids), left_out, self._snapshot.is_capped)
 
     def read(self, name: str, runs: Collection[Run]) -> Reading:
-        """Read the receipts of a submission in some runs anew, with everything that they say."""
+        """Read all receipts of a submission in some runs again."""
         with _session() as session:
             values = [(place, row, _decode(row)) for run in runs for place, row in _rows(session, run=run)]
         away = self._elsewhere.read({value for *_, value in values if isinstance(value, str)}, _PATIENCE)

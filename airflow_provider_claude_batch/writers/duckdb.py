@@ -182,7 +182,7 @@ class DuckDBWriter:
             return {}
 
     def _shows(self, con: duckdb.DuckDBPyConnection, columns: dict[str, str]) -> bool:
-        """Say whether the views can be read, and show what the table has; a table in the place of one is refused."""
+        """Say whether the views show all columns of the table; refuse a table that has the name of a view."""
         shown = []
         for view in self._sql.views(()):
             with suppress(duckdb.BinderException):  # which says that a column is gone, or of another type
