@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from airflow.providers.common.compat.sdk import AirflowException, BaseHook, conf, mask_secret
 
-from airflow_provider_claude_batch.credentials import secrets_of
 from airflow_provider_claude_batch.errors import Misconfigured
 from airflow_provider_claude_batch.masking import remember
 from airflow_provider_claude_batch.price import PRICES, PriceList
@@ -149,6 +148,8 @@ def _hook(conn_id: str) -> Any:
 
 def find_connection(conn_id: str, argument: str) -> Any:
     """Return a connection of Airflow, whose secrets no text shows from now on: neither ours, nor Airflow's logs."""
+    from airflow_provider_claude_batch.credentials import secrets_of
+
     try:
         connection = BaseHook.get_connection(conn_id)
     except AirflowException:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, conf, redact
 
-from airflow_provider_claude_batch import abandoned, connection, declared, load, receipt, submit
+from airflow_provider_claude_batch import connection, declared, load, receipt, submit
 from airflow_provider_claude_batch.arguments import (
     check_amount,
     check_choice,
@@ -22,7 +22,6 @@ from airflow_provider_claude_batch.columns import Columns
 from airflow_provider_claude_batch.connection import DEFAULT_CONN_ID
 from airflow_provider_claude_batch.element import element_of
 from airflow_provider_claude_batch.fate import Pause
-from airflow_provider_claude_batch.lineage import outputs
 from airflow_provider_claude_batch.links import LINKS
 from airflow_provider_claude_batch.note import Clear, Notebook
 from airflow_provider_claude_batch.order import Order
@@ -30,7 +29,6 @@ from airflow_provider_claude_batch.receipt import Receipt, Source, as_json
 from airflow_provider_claude_batch.request import Defaults, OnInvalid
 from airflow_provider_claude_batch.retry import Retry, canceled_at_deadline, next_attempt
 from airflow_provider_claude_batch.reuse import ReuseMissing, judge_missing
-from airflow_provider_claude_batch.roster import Roster
 from airflow_provider_claude_batch.row import COLUMNS
 from airflow_provider_claude_batch.source import Reread, open_source, source_of
 from airflow_provider_claude_batch.task import Unrendered, final_errors, open_argument, push, whole_within
@@ -331,6 +329,9 @@ class ClaudeBatchResultsOperator(BaseOperator):
     @final_errors
     def execute(self, context: "Context") -> Any:
         """Load, push the receipt, and only then judge it."""
+        from airflow_provider_claude_batch import abandoned
+        from airflow_provider_claude_batch.roster import Roster
+
         value = open_argument(self.batch, context)
         place = receipt.replace(_own_receipt(context), element=element_of(context))
         receipts = [
@@ -358,6 +359,8 @@ class ClaudeBatchResultsOperator(BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Tell OpenLineage which table was written."""
+        from airflow_provider_claude_batch.lineage import outputs
+
         del task_instance
         return outputs(self.warehouse_conn_id, self.table)
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from airflow_provider_claude_batch import abandoned, preflight
+from airflow_provider_claude_batch import preflight
 from airflow_provider_claude_batch.draft import Draft
 from airflow_provider_claude_batch.errors import (
     ApiRefused,
@@ -131,6 +131,8 @@ class Submission:
 
     def _all_reused(self, draft: Draft, before: Note | None) -> Receipt:
         """Return a receipt of nothing: every request has an answer, and there is nothing to wait for or to load."""
+        from airflow_provider_claude_batch import abandoned
+
         draft.tell_reused()
         now, receipt = self._client.now(), self._order.receipt
         return replace(
@@ -203,6 +205,8 @@ class Submission:
             log.warning("A batch of before, of %s, may run: its answer never came.", said)
 
     def _open(self, draft: Draft, before: Note | None) -> Note:
+        from airflow_provider_claude_batch import abandoned
+
         shards, survey = draft.shards, draft.survey
         generation = 0 if before is None else before.cover.generation + 1
         order, total = self._order, sum(shard.requests for shard in shards)
